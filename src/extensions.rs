@@ -1,0 +1,81 @@
+//! The functions of rsasync.h: what this library can tell that libcrypto can't.
+#![allow(non_camel_case_types)]
+
+use std::ffi::{CStr, c_char};
+use std::mem;
+
+use crate::{config, error, stack, thread};
+
+/// What RSASYNC_get_stats() tells of the whole process. Later versions may add members at the
+/// end.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct rsasync_stats {
+    /// Stacks that exist: one for each job, those of idle jobs included.
+    pub stacks_in_use: u64,
+    /// Those of them that should have a guard below and have none, because the process has as
+    /// many mappings as the kernel allows. Stacks from a program's own allocator don't count.
+    pub stacks_unguarded: u64,
+    /// Jobs that were left paused or running by threads which ended, since the process began.
+    /// They can't be resumed, and their stacks stay.
+    pub jobs_abandoned: u64,
+}
+
+const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+    Ok(version) => version,
+    Err(_) => unreachable!(),
+};
+
+/// Says why the last call on this thread was refused or got no job, and what to do about it.
+///
+/// Calls that succeed leave the message alone. It is a static string, never NULL, empty if
+/// there was none; any thread may keep it. Where a libcrypto is in the process, refusals are
+/// on its error queue as well; ASYNC_NO_JOBS, which is no error, is told of here only.
+#[unsafe(no_mangle)]
+pub extern "C" fn RSASYNC_last_error() -> *const c_char {
+    error::last().as_ptr()
+}
+
+/// Returns the version of this library, such as "0.1.0": a static string.
+#[unsafe(no_mangle)]
+pub extern "C" fn RSASYNC_version() -> *const c_char {
+    VERSION.as_ptr()
+}
+
+/// Writes the counts of this moment to *stats, of which the caller has size bytes: give
+/// sizeof(*stats). A program that was built with another version of this header gets the
+/// members that both know; the rest of its structure is set to 0. Any thread may call it.
+///
+/// # Safety
+/// `stats` may be written for `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usize) {
+    let counts = stack::counts();
+    if stats.is_null() {
+        return;
+    }
+    let now = rsasync_stats {
+        stacks_in_use: counts.in_use,
+        stacks_unguarded: counts.unguarded,
+        jobs_abandoned: thread::jobs_abandoned(),
+    };
+    // SAFETY: the caller's promise; nothing is written behind `size`.
+    unsafe {
+        let stats = stats.cast::<u8>();
+        stats.write_bytes(0, size);
+        stats.copy_from((&raw const now).cast(), size.min(mem::size_of_val(&now)));
+    }
+}
+
+/// The line that RSASYNC_STATS asks for.
+pub fn print_stats() {
+    let counts = stack::counts();
+    config::print(&format!(
+        "rsasync {}: {} stacks made; at the end {} in use, {} without a guard, {} jobs abandoned\n",
+        env!("CARGO_PKG_VERSION"),
+        counts.made,
+        counts.in_use,
+        counts.unguarded,
+        thread::jobs_abandoned(),
+    ));
+}

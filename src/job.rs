@@ -1,0 +1,357 @@
+//! A job's life: made, started, paused, resumed, finished, and made to start again.
+//!
+//! A [`Job`] lies at the top of its own stack, followed downwards by the copy of the caller's
+//! arguments, if it is small, and the first frames, so that a paused job that has not called
+//! deep touches a single page:
+//!
+//! ```text
+//!   bottom                                                            top
+//!    |  ...  <-- frames of func | frame of main | args | padding | Job |
+//! ```
+
+use std::alloc::{self, Layout};
+use std::cell::Cell;
+use std::ffi::{CStr, c_int, c_void};
+use std::mem;
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
+
+use crate::error::{Error, Reason};
+use crate::fibre::{Fibre, FirstSwitch};
+use crate::libcrypto::{self, Defaults};
+use crate::stack::Stack;
+use crate::thread::{Thread, ThreadId};
+use crate::wait_ctx::{Attachment, WaitCtx};
+
+/// What a job runs. It may be left by an exception or by `pthread_exit`.
+pub type Func = unsafe extern "C-unwind" fn(args: *mut c_void) -> c_int;
+
+/// The memory that a C caller wants copied.
+#[derive(Clone, Copy)]
+pub struct Args {
+    start: *const u8,
+    size: usize,
+}
+
+impl Args {
+    /// # Safety
+    /// `start` is NULL, or may be read for `size` bytes until the job is started.
+    pub unsafe fn new(start: *const c_void, size: usize) -> Self {
+        Self { start: start.cast(), size: if start.is_null() { 0 } else { size } }
+    }
+
+    /// # Safety
+    /// `to` may be written for that size.
+    #[inline]
+    unsafe fn copy_to(self, to: NonNull<u8>) {
+        // SAFETY: `new`'s promise and the caller's; nobody knew of the new place before.
+        unsafe { ptr::copy_nonoverlapping(self.start, to.as_ptr(), self.size) };
+    }
+}
+
+/// How a call that started or resumed a job ended.
+pub enum Outcome {
+    /// No job could be had, for this reason; it is no error, as it may be tried again.
+    NoJobs(&'static CStr),
+    Paused(JobRef),
+    Finished(c_int),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// In a pool.
+    Idle,
+    /// Its thread is in it, or in a job that it started.
+    Running,
+    Paused,
+}
+
+#[repr(C, align(64))]
+pub struct Job {
+    // The first cache line: what each start, pause and resume touches.
+    fibre: Fibre,
+    state: Cell<State>,
+    /// How many calls of `ASYNC_block_pause` are open.
+    blocked: Cell<u32>,
+    func: Cell<Func>,
+    args: Cell<*mut c_void>,
+    pub wait_ctx: Attachment,
+    defaults: Defaults,
+    // The second: what is needed less often.
+    pub next_idle: Cell<Option<JobRef>>,
+    owner: ThreadId,
+    result: Cell<c_int>,
+    /// The layout of `args` if they are on the heap.
+    heap_args: Cell<Option<Layout>>,
+    stack: Stack,
+}
+
+/// A job that exists: in the pool of its thread, or started and not finished.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct JobRef(NonNull<Job>);
+
+impl JobRef {
+    /// # Safety
+    /// `job` came from [`JobRef::as_ptr`], and the pool of its thread has not been freed while
+    /// it was idle.
+    pub unsafe fn from_ptr(job: NonNull<Job>) -> Self {
+        Self(job)
+    }
+
+    pub fn as_ptr(self) -> *mut Job {
+        self.0.as_ptr()
+    }
+}
+
+impl Deref for JobRef {
+    type Target = Job;
+
+    #[inline]
+    fn deref(&self) -> &Job {
+        // SAFETY: it exists; that is what a JobRef means. It is never borrowed mutably.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+/// Starts a job that runs `func` on a copy of `args`.
+#[inline]
+pub fn start(
+    thread: &Thread,
+    wait_ctx: Option<&'static WaitCtx>,
+    func: Func,
+    args: Args,
+) -> Result<Outcome, Error> {
+    let job = match thread.pool.take() {
+        Some(job) => job,
+        None => match make_for_pool(thread) {
+            Ok(job) => job,
+            Err(why) => return Ok(Outcome::NoJobs(why)),
+        },
+    };
+    if let Err(error) = job.prepare(func, args) {
+        thread.pool.put(job);
+        return Err(error);
+    }
+    job.wait_ctx.attach(wait_ctx);
+    let callers = Defaults::of_thread();
+    Ok(run(thread, job, callers))
+}
+
+/// Resumes a paused one.
+#[inline]
+pub fn resume(thread: &Thread, job: JobRef) -> Result<Outcome, Error> {
+    if job.owner != thread.id() || job.state.get() != State::Paused {
+        return Err(job.why_not_resumed(thread));
+    }
+    let callers = job.defaults.exchange_with_thread();
+    Ok(run(thread, job, callers))
+}
+
+/// Goes into the job until it pauses or ends.
+#[inline(always)]
+fn run(thread: &Thread, job: JobRef, callers: Defaults) -> Outcome {
+    job.state.set(State::Running);
+    let starter = thread.current.replace(Some(job));
+    // SAFETY: the far side is the job's, on its own stack, and the job is this thread's.
+    unsafe { job.fibre.switch(job.as_ptr().cast()) };
+    thread.current.set(starter);
+    job.defaults.take_from_thread(callers);
+    if job.state.get() == State::Paused {
+        return Outcome::Paused(job);
+    }
+    let result = job.result.get();
+    job.finish();
+    thread.pool.put(job);
+    Outcome::Finished(result)
+}
+
+/// Pauses the current job; returns once it has been resumed. Does nothing outside a job.
+#[inline]
+pub fn pause(thread: &Thread) {
+    let Some(job) = thread.current.get() else { return };
+    if job.blocked.get() > 0 {
+        return;
+    }
+    job.state.set(State::Paused);
+    // SAFETY: the job runs, so the far side is its dispatcher, which waits on this thread.
+    unsafe { job.fibre.switch(ptr::null_mut()) };
+    job.wait_ctx.clear_marks();
+}
+
+/// Keeps the current job from pausing, once more.
+pub fn block_pause(thread: &Thread) {
+    if let Some(job) = thread.current.get() {
+        job.blocked.set(job.blocked.get() + 1);
+    }
+}
+
+/// Takes that back, once.
+pub fn unblock_pause(thread: &Thread) {
+    if let Some(job) = thread.current.get() {
+        job.blocked.set(job.blocked.get().saturating_sub(1));
+    }
+}
+
+/// Where every job begins and ends.
+extern "C-unwind" fn main(first: FirstSwitch) -> ! {
+    // The outermost frame of the job's stack: unwinders and debuggers end here.
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a note in the unwind tables, no instruction.
+    unsafe {
+        std::arch::asm!(".cfi_undefined rip", options(nomem, nostack, preserves_flags))
+    };
+    let (job, dispatcher) = first.into_parts();
+    // SAFETY: `run` hands over its job, which exists as long as it runs.
+    let job = unsafe { &*job.cast::<Job>() };
+    job.fibre.arrive(dispatcher);
+    // SAFETY: what the C caller gave to ASYNC_start_job, function and matching arguments.
+    let result = unsafe { (job.func.get())(job.args.get()) };
+    job.result.set(result);
+    job.state.set(State::Idle);
+    // SAFETY: the far side is the dispatcher, which waits on this thread.
+    unsafe { job.fibre.switch(ptr::null_mut()) };
+    std::process::abort() // nobody comes back to a job that has ended
+}
+
+impl Job {
+    /// The largest copy of arguments that lies on the job's stack.
+    fn room_for_args(&self) -> usize {
+        (self.stack.size() / 32).min(1024)
+    }
+
+    /// Makes an idle job ready for its first switch.
+    #[inline]
+    fn prepare(&self, func: Func, args: Args) -> Result<(), Error> {
+        let mut top = NonNull::from(self).cast::<u8>();
+        if args.size == 0 {
+            self.args.set(ptr::null_mut());
+        } else if args.size <= self.room_for_args() {
+            // SAFETY: the stack is larger than this, and an idle job has nothing on it.
+            unsafe {
+                top = top.sub(args.size.next_multiple_of(16));
+                args.copy_to(top);
+            }
+            self.args.set(top.as_ptr().cast());
+        } else {
+            self.copy_to_heap(args)?;
+        }
+        self.func.set(func);
+        // SAFETY: the stack is this job's, which is idle; what lies above `top` stays.
+        unsafe { self.fibre.prepare(self.stack.bottom(), top, main) };
+        Ok(())
+    }
+
+    #[cold]
+    fn copy_to_heap(&self, args: Args) -> Result<(), Error> {
+        let layout = Layout::from_size_align(args.size, 16).ok();
+        // SAFETY: the size is not 0.
+        let copy = layout.and_then(|layout| NonNull::new(unsafe { alloc::alloc(layout) }));
+        let copy = copy.ok_or(Error {
+            reason: Reason::NoMemory,
+            text: c"no memory for a copy of args; give the job a pointer instead, or free some",
+        })?;
+        // SAFETY: it was allocated for that.
+        unsafe { args.copy_to(copy) };
+        self.args.set(copy.as_ptr().cast());
+        self.heap_args.set(layout);
+        Ok(())
+    }
+
+    /// Leaves nothing of the job that has ended.
+    #[inline]
+    fn finish(&self) {
+        self.wait_ctx.detach();
+        self.blocked.set(0);
+        if self.heap_args.get().is_some() {
+            self.free_heap_args();
+        }
+    }
+
+    #[cold]
+    fn free_heap_args(&self) {
+        if let Some(layout) = self.heap_args.take() {
+            // SAFETY: `copy_to_heap` allocated them so.
+            unsafe { alloc::dealloc(self.args.get().cast(), layout) };
+        }
+    }
+
+    #[cold]
+    fn why_not_resumed(&self, thread: &Thread) -> Error {
+        let text = if self.owner != thread.id() {
+            c"this job belongs to another thread; resume it on the thread that started it"
+        } else if self.state.get() == State::Running {
+            c"this job is running, or waits for one that it started; only a paused job can be resumed"
+        } else {
+            c"this job has finished; set *job to NULL to start a new one"
+        };
+        Error { reason: Reason::ShouldNotHaveBeenCalled, text }
+    }
+}
+
+/// A job for a pool that has no idle one, or why there can't be one.
+#[cold]
+fn make_for_pool(thread: &Thread) -> Result<JobRef, &'static CStr> {
+    if thread.pool.is_at_limit() {
+        return Err(c"the thread has as many jobs as ASYNC_init_thread allowed; let one finish, then try again");
+    }
+    libcrypto::look();
+    let job = make(thread).ok_or(c"no memory for another stack; let a job finish, then try again")?;
+    thread.pool.count_made();
+    Ok(job)
+}
+
+/// A new job, idle and in no pool.
+fn make(thread: &Thread) -> Option<JobRef> {
+    let stack = Stack::new()?;
+    let top = stack.bottom().as_ptr().map_addr(|bottom| bottom + stack.size());
+    let place = top.map_addr(|top| (top - mem::size_of::<Job>()) & !(mem::align_of::<Job>() - 1));
+    let place = NonNull::new(place)?.cast::<Job>();
+    let job = Job {
+        fibre: Fibre::new(),
+        state: Cell::new(State::Idle),
+        blocked: Cell::new(0),
+        func: Cell::new(no_func),
+        args: Cell::new(ptr::null_mut()),
+        wait_ctx: Attachment::none(),
+        defaults: Defaults::none(),
+        next_idle: Cell::new(None),
+        owner: thread.id(),
+        result: Cell::new(0),
+        heap_args: Cell::new(None),
+        stack,
+    };
+    // SAFETY: aligned, inside the stack's memory, which is larger and nobody else's.
+    unsafe { place.write(job) };
+    thread.jobs.set(thread.jobs.get() + 1);
+    Some(JobRef(place))
+}
+
+/// What an idle job would run.
+extern "C-unwind" fn no_func(_: *mut c_void) -> c_int {
+    0
+}
+
+/// Gives the thread a new limit, 0 for none, and so many idle jobs, or fewer if memory ends.
+pub fn init_thread(thread: &Thread, limit: usize, idle: usize) -> Result<(), Error> {
+    if idle > limit {
+        let text = c"init_size is above max_size; give a larger max_size (0 allows no job to begin with)";
+        return Err(Error { reason: Reason::InvalidPoolSize, text });
+    }
+    free_idle(thread);
+    thread.pool.set_limit(limit);
+    for job in (0..idle).map_while(|_| make(thread)) {
+        thread.pool.count_made();
+        thread.pool.put(job);
+    }
+    Ok(())
+}
+
+/// Frees all idle jobs of the thread, with their stacks.
+pub fn free_idle(thread: &Thread) {
+    while let Some(job) = thread.pool.take() {
+        thread.jobs.set(thread.jobs.get() - 1);
+        // SAFETY: the pool had the only reference that may still be used. The stack is moved
+        // out of itself before it is freed.
+        drop(unsafe { job.0.read() }.stack);
+    }
+}

@@ -1,0 +1,59 @@
+//! OpenSSL's asynchronous jobs (`openssl/async.h`) as a library of its own.
+//!
+//! A job is a C function on a stack of its own, which can pause in the middle and be resumed.
+//! How a call travels, from the C program inwards:
+//!
+//! ```text
+//!   entry      the C functions: pointers in, codes out; extensions: those of rsasync.h
+//!     job        a job's life: start, resume, pause, finish
+//!       fibre      the switch from one stack to another
+//!       stack      the memory of stacks
+//!       pool       a thread's idle jobs
+//!       thread     what belongs to a thread; its end
+//!     wait_ctx   the file descriptors that a job waits for
+//!     error      refusals, and their way to OpenSSL's queue
+//!       libcrypto  the libcrypto in this process, if any
+//! ```
+//!
+//! Below them: `lock` (locks that outlive a `fork`), `config` (the environment), `errno`, and
+//! `valgrind` (which is told of our stacks).
+
+#[cfg(not(panic = "abort"))]
+compile_error!("a panic must not unwind into C: build with panic = \"abort\"");
+
+mod config;
+pub mod entry;
+mod errno;
+mod error;
+pub mod extensions;
+mod fibre;
+mod job;
+mod libcrypto;
+mod lock;
+mod pool;
+mod stack;
+mod thread;
+mod valgrind;
+mod wait_ctx;
+
+/// Run by the loader. All of it would also be done, or be done without, later on; but now
+/// there is no other thread yet, most likely.
+extern "C" fn loaded() {
+    thread::end_key();
+    libcrypto::remember_loaded_objects();
+}
+
+/// Run at the end of the process.
+extern "C" fn unloaded() {
+    if config::stats_at_exit() {
+        extensions::print_stats();
+    }
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOADED: extern "C" fn() = loaded;
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static UNLOADED: extern "C" fn() = unloaded;
