@@ -23,7 +23,9 @@ pub fn stack_size_set() -> Option<usize> {
             }
             size
         });
-        size.unwrap_or(UNSET).try_into().unwrap_or(std::num::NonZero::<usize>::MIN)
+        size.unwrap_or(UNSET)
+            .try_into()
+            .unwrap_or(std::num::NonZero::<usize>::MIN)
     };
     Some(CACHED.get_or_init(read).get()).filter(|&size| size != UNSET)
 }

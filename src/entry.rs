@@ -8,7 +8,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
 
 use crate::error::{Error, Function, note, null};
-use crate::job::{self, Args, Func, Job, JobRef, Outcome};
+use crate::job::{self, Args, Job, JobRef, Outcome};
 use crate::stack;
 use crate::thread::Thread;
 use crate::wait_ctx::{FdList, WaitCtx};
@@ -140,18 +140,19 @@ pub unsafe extern "C" fn ASYNC_start_job(
 ) -> c_int {
     // SAFETY: the caller's promise.
     let (Some(handle), Some(ret)) = (unsafe { job.as_mut() }, unsafe { ret.as_mut() }) else {
-        return refuse!(c"ASYNC_start_job", null(c"job and ret must not be NULL"), ASYNC_ERR);
+        return refuse!(
+            c"ASYNC_start_job",
+            null(c"job and ret must not be NULL"),
+            ASYNC_ERR
+        );
     };
     let outcome = Thread::with_ready(|thread| match NonNull::new(handle.cast::<Job>()) {
         // SAFETY: the caller's promise.
         Some(paused) => job::resume(thread, unsafe { JobRef::from_ptr(paused) }),
         None => {
             let func = func.ok_or(null(c"func must not be NULL when *job is NULL"))?;
-            // SAFETY: the caller's promise. A function that doesn't unwind may be taken for
-            // one that might; `func` may, into the end of its stack.
-            let (ctx, args, func) = unsafe {
-                (ctx.cast::<WaitCtx>().as_ref(), Args::new(args, size), std::mem::transmute::<_, Func>(func))
-            };
+            // SAFETY: the caller's promise; the memory of a context is never anything else.
+            let (ctx, args) = unsafe { (ctx.cast::<WaitCtx>().as_ref(), Args::new(args, size)) };
             job::start(thread, ctx, func, args)
         }
     });
@@ -192,7 +193,9 @@ pub extern "C" fn ASYNC_pause_job() -> c_int {
 /// jobs started others. Since OpenSSL 1.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_get_current_job() -> *mut ASYNC_JOB {
-    Thread::with(|thread| thread.current.get()).map_or(std::ptr::null_mut(), JobRef::as_ptr).cast()
+    Thread::with(|thread| thread.current.get())
+        .map_or(std::ptr::null_mut(), JobRef::as_ptr)
+        .cast()
 }
 
 /// Returns the wait context that the job was started with. Any thread may ask.
@@ -208,7 +211,9 @@ pub extern "C" fn ASYNC_get_current_job() -> *mut ASYNC_JOB {
 pub unsafe extern "C" fn ASYNC_get_wait_ctx(job: *mut ASYNC_JOB) -> *mut ASYNC_WAIT_CTX {
     // SAFETY: the caller's promise.
     let job = NonNull::new(job.cast::<Job>()).map(|job| unsafe { JobRef::from_ptr(job) });
-    job.and_then(|job| job.wait_ctx.get()).map_or(std::ptr::null_mut(), WaitCtx::as_ptr).cast()
+    job.and_then(|job| job.wait_ctx.get())
+        .map_or(std::ptr::null_mut(), WaitCtx::as_ptr)
+        .cast()
 }
 
 /// Keeps the current job from pausing until as many calls of ASYNC_unblock_pause(), so that it
@@ -367,7 +372,8 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_fd(
     custom_data: *mut *mut c_void,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    let arguments = unsafe { context(ctx).and_then(|ctx| Ok((ctx, place(fd, c"fd must not be NULL")?))) };
+    let arguments =
+        unsafe { context(ctx).and_then(|ctx| Ok((ctx, place(fd, c"fd must not be NULL")?))) };
     match arguments {
         Ok((ctx, place)) => match ctx.fd(key) {
             Some((fd, data)) => {
@@ -400,7 +406,9 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_all_fds(
     numfds: *mut usize,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    let arguments = unsafe { context(ctx).and_then(|ctx| Ok((ctx, place(numfds, c"numfds must not be NULL")?))) };
+    let arguments = unsafe {
+        context(ctx).and_then(|ctx| Ok((ctx, place(numfds, c"numfds must not be NULL")?)))
+    };
     match arguments {
         Ok((ctx, count)) => {
             // SAFETY: the caller's promise.
@@ -461,7 +469,10 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_changed_fds(
 /// # Safety
 /// `ctx` is NULL or a context that has not been freed.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ASYNC_WAIT_CTX_clear_fd(ctx: *mut ASYNC_WAIT_CTX, key: *const c_void) -> c_int {
+pub unsafe extern "C" fn ASYNC_WAIT_CTX_clear_fd(
+    ctx: *mut ASYNC_WAIT_CTX,
+    key: *const c_void,
+) -> c_int {
     // SAFETY: the caller's promise.
     match unsafe { context(ctx) } {
         Ok(ctx) => ctx.clear_fd(key).into(),
@@ -492,7 +503,10 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_callback(
             ctx.set_callback(callback, callback_arg);
             1
         }
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_set_callback", error, 0),
+        Err(error) => {
+            note(error.text); // the one refusal that is in libcrypto, too, and queues nothing
+            0
+        }
     }
 }
 
@@ -517,7 +531,11 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_callback(
     let arguments = unsafe {
         context(ctx).and_then(|ctx| {
             let function = place(callback, c"callback must not be NULL")?;
-            Ok((ctx, function, place(callback_arg, c"callback_arg must not be NULL")?))
+            Ok((
+                ctx,
+                function,
+                place(callback_arg, c"callback_arg must not be NULL")?,
+            ))
         })
     };
     match arguments {
@@ -543,7 +561,10 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_callback(
 /// # Safety
 /// `ctx` is NULL or a context that has not been freed.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_status(ctx: *mut ASYNC_WAIT_CTX, status: c_int) -> c_int {
+pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_status(
+    ctx: *mut ASYNC_WAIT_CTX,
+    status: c_int,
+) -> c_int {
     // SAFETY: the caller's promise.
     match unsafe { context(ctx) } {
         Ok(ctx) => {
@@ -578,8 +599,9 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_status(ctx: *mut ASYNC_WAIT_CTX) -> 
 /// `ctx` is NULL or came from ASYNC_WAIT_CTX_new().
 unsafe fn context(ctx: *mut ASYNC_WAIT_CTX) -> Result<&'static WaitCtx, Error> {
     // SAFETY: the caller's promise; the memory of a context is never anything else.
-    unsafe { ctx.cast::<WaitCtx>().as_ref() }
-        .ok_or(null(c"ctx must not be NULL; make one by ASYNC_WAIT_CTX_new()"))
+    unsafe { ctx.cast::<WaitCtx>().as_ref() }.ok_or(null(
+        c"ctx must not be NULL; make one by ASYNC_WAIT_CTX_new()",
+    ))
 }
 
 /// # Safety

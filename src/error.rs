@@ -5,6 +5,15 @@ use std::ffi::{CStr, c_int};
 
 use crate::libcrypto;
 
+/// The thread's pool could not be set up. Not used by rsasync.
+pub const ASYNC_R_FAILED_TO_SET_POOL: c_int = 101;
+/// The switch to another stack failed. Not used by rsasync.
+pub const ASYNC_R_FAILED_TO_SWAP_CONTEXT: c_int = 102;
+/// More jobs were to be made at once than are allowed.
+pub const ASYNC_R_INVALID_POOL_SIZE: c_int = 103;
+/// The library could not be set up. Not used by rsasync.
+pub const ASYNC_R_INIT_FAILED: c_int = 105;
+
 /// Why a call was refused. The text says what to do about it.
 #[derive(Clone, Copy)]
 pub struct Error {
@@ -46,7 +55,7 @@ impl Reason {
         /// `ERR_R_FATAL`: reasons that all libraries share, and that nothing can be done about.
         const FATAL: c_int = 0b11 << 18;
         match self {
-            Self::InvalidPoolSize => 103,
+            Self::InvalidPoolSize => ASYNC_R_INVALID_POOL_SIZE,
             Self::NoMemory => 256 | FATAL,
             Self::ShouldNotHaveBeenCalled => 257 | FATAL,
             Self::PassedNullParameter => 258 | FATAL,
@@ -57,7 +66,7 @@ impl Reason {
     pub fn code_1_1(self) -> c_int {
         const FATAL: c_int = 64;
         match self {
-            Self::InvalidPoolSize => 103,
+            Self::InvalidPoolSize => ASYNC_R_INVALID_POOL_SIZE,
             Self::NoMemory => 1 | FATAL,
             Self::ShouldNotHaveBeenCalled => 2 | FATAL,
             Self::PassedNullParameter => 3 | FATAL,
@@ -82,7 +91,10 @@ pub fn note(text: &'static CStr) {
 
 /// A pointer that must not be NULL.
 pub fn null(text: &'static CStr) -> Error {
-    Error { reason: Reason::PassedNullParameter, text }
+    Error {
+        reason: Reason::PassedNullParameter,
+        text,
+    }
 }
 
 impl Error {

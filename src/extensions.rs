@@ -21,10 +21,11 @@ pub struct rsasync_stats {
     pub jobs_abandoned: u64,
 }
 
-const VERSION: &CStr = match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
-    Ok(version) => version,
-    Err(_) => unreachable!(),
-};
+const VERSION: &CStr =
+    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(version) => version,
+        Err(_) => unreachable!(),
+    };
 
 /// Says why the last call on this thread was refused or got no job, and what to do about it.
 ///

@@ -6,64 +6,70 @@
 //!
 //! ```text
 //!   dispatcher            Fibre holds          job
-//!   prepare               job's entry
-//!   switch  ----------->  dispatcher  ------>  entry
-//!                         job         <------  switch   (a pause, or the end)
-//!   switch  ----------->  dispatcher  ------>  ... goes on after its switch
+//!   prepare               base
+//!   switch  ----------->  dispatcher  ------>  base calls func
+//!                         job         <------  switch           (a pause)
+//!   switch  ----------->  dispatcher  ------>  goes on
+//!                         job         <------  func returns     (the end)
 //! ```
 
 use std::cell::Cell;
-use std::ptr::NonNull;
+use std::ffi::{c_int, c_void};
+use std::mem;
+use std::process;
+use std::ptr::{self, NonNull};
 
 use context::stack::Stack;
-use context::{Context, Transfer};
+use context::{Context, ContextFn, Transfer};
 
-/// The side of a fibre that is not running, if it can be gone to.
+/// What a fibre runs.
+pub type Func = unsafe extern "C" fn(args: *mut c_void) -> c_int;
+
+/// A function on a stack of its own.
+#[repr(C)]
 pub struct Fibre {
+    /// The side that is not running, if it can be gone to.
     far_side: Cell<Option<Context>>,
-}
-
-/// What a job's stack begins with: gets the pointer that the first `switch` was given, and
-/// returns when the job has ended, by a last `switch`, and so never.
-pub type Main = extern "C-unwind" fn(first: FirstSwitch) -> !;
-
-/// What arrives in [`Main`].
-#[repr(transparent)]
-pub struct FirstSwitch(Transfer);
-
-impl FirstSwitch {
-    /// The pointer handed over, and the dispatcher, which belongs into the job's [`Fibre`].
-    pub fn into_parts(self) -> (*mut (), Fibre) {
-        let data = std::ptr::with_exposed_provenance_mut(self.0.data);
-        (data, Fibre { far_side: Cell::new(Some(self.0.context)) })
-    }
+    func: Cell<Option<Func>>,
+    args: Cell<*mut c_void>,
+    /// What `func` has returned.
+    result: Cell<Option<c_int>>,
 }
 
 impl Fibre {
     pub const fn new() -> Self {
-        Self { far_side: Cell::new(None) }
+        Self {
+            far_side: Cell::new(None),
+            func: Cell::new(None),
+            args: Cell::new(ptr::null_mut()),
+            result: Cell::new(None),
+        }
     }
 
-    /// Makes a new far side, which will run `main` on the memory from `bottom` to `top`, with
-    /// the rounding modes and exception masks that the caller has now.
+    /// Has the next switch call `func` on the memory from `bottom` to `top`, with the rounding
+    /// modes and exception masks that the caller has now.
     ///
     /// # Safety
-    /// The memory is writable, large enough for `main`, and used for nothing else until the
-    /// fibre has come back for the last time.
+    /// The memory can be written, is large enough, and is used for nothing else until `func`
+    /// has returned. The fibre stays where it is until then. `args` is what `func` expects.
     #[inline]
-    pub unsafe fn prepare(&self, bottom: NonNull<u8>, top: NonNull<u8>, main: Main) {
-        // SAFETY: the memory is the caller's promise. A `Main` takes a `Transfer`; its ABI
-        // differs from `ContextFn`'s in name only: it may be unwound, by `pthread_exit`.
+    pub unsafe fn prepare(
+        &self,
+        bottom: NonNull<u8>,
+        top: NonNull<u8>,
+        func: Func,
+        args: *mut c_void,
+    ) {
+        self.func.set(Some(func));
+        self.args.set(args);
+        // SAFETY: the memory is the caller's promise, and `base` keeps what a ContextFn must.
         let far_side = unsafe {
-            let main = std::mem::transmute::<Main, context::ContextFn>(main);
-            Context::new(&Stack::new(top.as_ptr().cast(), bottom.as_ptr().cast()), main)
+            Context::new(
+                &Stack::new(top.as_ptr().cast(), bottom.as_ptr().cast()),
+                base as ContextFn,
+            )
         };
         self.far_side.set(Some(far_side));
-    }
-
-    /// Takes over the dispatcher that `main` found in its [`FirstSwitch`].
-    pub fn arrive(&self, first: Fibre) {
-        self.far_side.set(first.far_side.into_inner());
     }
 
     /// Goes to the far side; returns when that comes back. Callee-saved registers, the x87
@@ -72,10 +78,72 @@ impl Fibre {
     /// # Safety
     /// There is a far side, it belongs to this thread, and its stack still exists.
     #[inline(always)]
-    pub unsafe fn switch(&self, data: *mut ()) {
-        let Some(to) = self.far_side.take() else { std::process::abort() };
+    pub unsafe fn switch(&self) {
+        let Some(to) = self.far_side.take() else {
+            process::abort()
+        };
         // SAFETY: the caller's promise; a context is used once, as it was taken.
-        let came_back = unsafe { to.resume(data.expose_provenance()) };
-        self.far_side.set(Some(came_back.context));
+        let back = unsafe { to.resume(ptr::from_ref(self).expose_provenance()) };
+        self.far_side.set(Some(back.context));
     }
+
+    /// What `func` returned, once, if it did.
+    #[inline]
+    pub fn take_result(&self) -> Option<c_int> {
+        self.result.take()
+    }
+
+    /// Where `func` returns to: goes to the dispatcher for the last time.
+    extern "C" fn end(&self, result: c_int) -> ! {
+        self.result.set(Some(result));
+        // SAFETY: the far side is the dispatcher, which waits on this thread.
+        unsafe { self.switch() };
+        process::abort() // nobody comes back to a function that has returned
+    }
+}
+
+/// The outermost frame of a fibre's stack: takes over the dispatcher, calls `func`, and ends.
+///
+/// It is no Rust function, as `pthread_exit` unwinds the frames of `func` and this one, where
+/// Rust would abort. Unwinders and debuggers end here: it tells them that there is no caller.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+extern "C" fn base(_first: Transfer) -> ! {
+    std::arch::naked_asm!(
+        ".cfi_startproc",
+        ".cfi_undefined rip",
+        "sub rsp, 8",
+        ".cfi_adjust_cfa_offset 8",
+        "mov rbx, rsi", // the Fibre, which the first switch hands over
+        "mov [rbx + {far_side}], rdi",
+        "mov rdi, [rbx + {args}]",
+        "call [rbx + {func}]",
+        "mov rdi, rbx",
+        "mov esi, eax",
+        "call {end}",
+        "ud2",
+        ".cfi_endproc",
+        far_side = const mem::offset_of!(Fibre, far_side),
+        args = const mem::offset_of!(Fibre, args),
+        func = const mem::offset_of!(Fibre, func),
+        end = sym Fibre::end,
+    )
+}
+
+/// The same elsewhere, but that `pthread_exit` inside `func` ends the process.
+#[cfg(not(target_arch = "x86_64"))]
+extern "C" fn base(first: Transfer) -> ! {
+    // SAFETY: the first switch hands over the fibre, which stays where it is; its function
+    // has the type that it was given with, whether it unwinds or not.
+    let (fibre, func) = unsafe {
+        let fibre = &*ptr::with_exposed_provenance::<Fibre>(first.data);
+        let func = mem::transmute::<_, Option<unsafe extern "C-unwind" fn(*mut c_void) -> c_int>>(
+            fibre.func.get(),
+        );
+        (fibre, func)
+    };
+    fibre.far_side.set(Some(first.context));
+    let Some(func) = func else { process::abort() };
+    // SAFETY: `prepare`'s promise.
+    fibre.end(unsafe { func(fibre.args.get()) })
 }

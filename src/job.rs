@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   bottom                                                            top
-//!    |  ...  <-- frames of func | frame of main | args | padding | Job |
+//!    |  ...  <-- frames of func | base | args | padding | Job |
 //! ```
 
 use std::alloc::{self, Layout};
@@ -17,14 +17,11 @@ use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
 use crate::error::{Error, Reason};
-use crate::fibre::{Fibre, FirstSwitch};
+use crate::fibre::{Fibre, Func};
 use crate::libcrypto::{self, Defaults};
 use crate::stack::Stack;
 use crate::thread::{Thread, ThreadId};
 use crate::wait_ctx::{Attachment, WaitCtx};
-
-/// What a job runs. It may be left by an exception or by `pthread_exit`.
-pub type Func = unsafe extern "C-unwind" fn(args: *mut c_void) -> c_int;
 
 /// The memory that a C caller wants copied.
 #[derive(Clone, Copy)]
@@ -37,7 +34,10 @@ impl Args {
     /// # Safety
     /// `start` is NULL, or may be read for `size` bytes until the job is started.
     pub unsafe fn new(start: *const c_void, size: usize) -> Self {
-        Self { start: start.cast(), size: if start.is_null() { 0 } else { size } }
+        Self {
+            start: start.cast(),
+            size: if start.is_null() { 0 } else { size },
+        }
     }
 
     /// # Safety
@@ -73,16 +73,13 @@ pub struct Job {
     state: Cell<State>,
     /// How many calls of `ASYNC_block_pause` are open.
     blocked: Cell<u32>,
-    func: Cell<Func>,
-    args: Cell<*mut c_void>,
     pub wait_ctx: Attachment,
     defaults: Defaults,
     // The second: what is needed less often.
     pub next_idle: Cell<Option<JobRef>>,
     owner: ThreadId,
-    result: Cell<c_int>,
-    /// The layout of `args` if they are on the heap.
-    heap_args: Cell<Option<Layout>>,
+    /// The copy of the arguments, if it is on the heap.
+    heap_args: Cell<Option<(NonNull<u8>, Layout)>>,
     stack: Stack,
 }
 
@@ -153,28 +150,33 @@ fn run(thread: &Thread, job: JobRef, callers: Defaults) -> Outcome {
     job.state.set(State::Running);
     let starter = thread.current.replace(Some(job));
     // SAFETY: the far side is the job's, on its own stack, and the job is this thread's.
-    unsafe { job.fibre.switch(job.as_ptr().cast()) };
+    unsafe { job.fibre.switch() };
     thread.current.set(starter);
     job.defaults.take_from_thread(callers);
-    if job.state.get() == State::Paused {
+    let Some(result) = job.fibre.take_result() else {
+        job.state.set(State::Paused);
         return Outcome::Paused(job);
-    }
-    let result = job.result.get();
+    };
     job.finish();
-    thread.pool.put(job);
+    if thread.is_ending() {
+        free(thread, job);
+    } else {
+        thread.pool.put(job);
+    }
     Outcome::Finished(result)
 }
 
 /// Pauses the current job; returns once it has been resumed. Does nothing outside a job.
 #[inline]
 pub fn pause(thread: &Thread) {
-    let Some(job) = thread.current.get() else { return };
+    let Some(job) = thread.current.get() else {
+        return;
+    };
     if job.blocked.get() > 0 {
         return;
     }
-    job.state.set(State::Paused);
     // SAFETY: the job runs, so the far side is its dispatcher, which waits on this thread.
-    unsafe { job.fibre.switch(ptr::null_mut()) };
+    unsafe { job.fibre.switch() };
     job.wait_ctx.clear_marks();
 }
 
@@ -192,27 +194,6 @@ pub fn unblock_pause(thread: &Thread) {
     }
 }
 
-/// Where every job begins and ends.
-extern "C-unwind" fn main(first: FirstSwitch) -> ! {
-    // The outermost frame of the job's stack: unwinders and debuggers end here.
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a note in the unwind tables, no instruction.
-    unsafe {
-        std::arch::asm!(".cfi_undefined rip", options(nomem, nostack, preserves_flags))
-    };
-    let (job, dispatcher) = first.into_parts();
-    // SAFETY: `run` hands over its job, which exists as long as it runs.
-    let job = unsafe { &*job.cast::<Job>() };
-    job.fibre.arrive(dispatcher);
-    // SAFETY: what the C caller gave to ASYNC_start_job, function and matching arguments.
-    let result = unsafe { (job.func.get())(job.args.get()) };
-    job.result.set(result);
-    job.state.set(State::Idle);
-    // SAFETY: the far side is the dispatcher, which waits on this thread.
-    unsafe { job.fibre.switch(ptr::null_mut()) };
-    std::process::abort() // nobody comes back to a job that has ended
-}
-
 impl Job {
     /// The largest copy of arguments that lies on the job's stack.
     fn room_for_args(&self) -> usize {
@@ -223,43 +204,46 @@ impl Job {
     #[inline]
     fn prepare(&self, func: Func, args: Args) -> Result<(), Error> {
         let mut top = NonNull::from(self).cast::<u8>();
-        if args.size == 0 {
-            self.args.set(ptr::null_mut());
-        } else if args.size <= self.room_for_args() {
+        let mut copy = ptr::null_mut();
+        if args.size > self.room_for_args() {
+            copy = self.copy_to_heap(args)?.as_ptr();
+        } else if args.size > 0 {
             // SAFETY: the stack is larger than this, and an idle job has nothing on it.
             unsafe {
                 top = top.sub(args.size.next_multiple_of(16));
                 args.copy_to(top);
             }
-            self.args.set(top.as_ptr().cast());
-        } else {
-            self.copy_to_heap(args)?;
+            copy = top.as_ptr();
         }
-        self.func.set(func);
         // SAFETY: the stack is this job's, which is idle; what lies above `top` stays.
-        unsafe { self.fibre.prepare(self.stack.bottom(), top, main) };
+        unsafe {
+            self.fibre
+                .prepare(self.stack.bottom(), top, func, copy.cast())
+        };
         Ok(())
     }
 
     #[cold]
-    fn copy_to_heap(&self, args: Args) -> Result<(), Error> {
+    fn copy_to_heap(&self, args: Args) -> Result<NonNull<u8>, Error> {
         let layout = Layout::from_size_align(args.size, 16).ok();
-        // SAFETY: the size is not 0.
-        let copy = layout.and_then(|layout| NonNull::new(unsafe { alloc::alloc(layout) }));
-        let copy = copy.ok_or(Error {
+        let heap_args = layout.and_then(|layout| {
+            // SAFETY: the size is not 0.
+            Some((NonNull::new(unsafe { alloc::alloc(layout) })?, layout))
+        });
+        let (copy, _) = heap_args.ok_or(Error {
             reason: Reason::NoMemory,
             text: c"no memory for a copy of args; give the job a pointer instead, or free some",
         })?;
         // SAFETY: it was allocated for that.
         unsafe { args.copy_to(copy) };
-        self.args.set(copy.as_ptr().cast());
-        self.heap_args.set(layout);
-        Ok(())
+        self.heap_args.set(heap_args);
+        Ok(copy)
     }
 
     /// Leaves nothing of the job that has ended.
     #[inline]
     fn finish(&self) {
+        self.state.set(State::Idle);
         self.wait_ctx.detach();
         self.blocked.set(0);
         if self.heap_args.get().is_some() {
@@ -269,9 +253,9 @@ impl Job {
 
     #[cold]
     fn free_heap_args(&self) {
-        if let Some(layout) = self.heap_args.take() {
-            // SAFETY: `copy_to_heap` allocated them so.
-            unsafe { alloc::dealloc(self.args.get().cast(), layout) };
+        if let Some((copy, layout)) = self.heap_args.take() {
+            // SAFETY: `copy_to_heap` allocated it so.
+            unsafe { alloc::dealloc(copy.as_ptr(), layout) };
         }
     }
 
@@ -284,7 +268,10 @@ impl Job {
         } else {
             c"this job has finished; set *job to NULL to start a new one"
         };
-        Error { reason: Reason::ShouldNotHaveBeenCalled, text }
+        Error {
+            reason: Reason::ShouldNotHaveBeenCalled,
+            text,
+        }
     }
 }
 
@@ -295,7 +282,8 @@ fn make_for_pool(thread: &Thread) -> Result<JobRef, &'static CStr> {
         return Err(c"the thread has as many jobs as ASYNC_init_thread allowed; let one finish, then try again");
     }
     libcrypto::look();
-    let job = make(thread).ok_or(c"no memory for another stack; let a job finish, then try again")?;
+    let job =
+        make(thread).ok_or(c"no memory for another stack; let a job finish, then try again")?;
     thread.pool.count_made();
     Ok(job)
 }
@@ -303,42 +291,42 @@ fn make_for_pool(thread: &Thread) -> Result<JobRef, &'static CStr> {
 /// A new job, idle and in no pool.
 fn make(thread: &Thread) -> Option<JobRef> {
     let stack = Stack::new()?;
-    let top = stack.bottom().as_ptr().map_addr(|bottom| bottom + stack.size());
+    let top = stack
+        .bottom()
+        .as_ptr()
+        .map_addr(|bottom| bottom + stack.size());
     let place = top.map_addr(|top| (top - mem::size_of::<Job>()) & !(mem::align_of::<Job>() - 1));
     let place = NonNull::new(place)?.cast::<Job>();
     let job = Job {
         fibre: Fibre::new(),
         state: Cell::new(State::Idle),
         blocked: Cell::new(0),
-        func: Cell::new(no_func),
-        args: Cell::new(ptr::null_mut()),
         wait_ctx: Attachment::none(),
         defaults: Defaults::none(),
         next_idle: Cell::new(None),
         owner: thread.id(),
-        result: Cell::new(0),
         heap_args: Cell::new(None),
         stack,
     };
     // SAFETY: aligned, inside the stack's memory, which is larger and nobody else's.
     unsafe { place.write(job) };
-    thread.jobs.set(thread.jobs.get() + 1);
+    thread.count_job();
     Some(JobRef(place))
-}
-
-/// What an idle job would run.
-extern "C-unwind" fn no_func(_: *mut c_void) -> c_int {
-    0
 }
 
 /// Gives the thread a new limit, 0 for none, and so many idle jobs, or fewer if memory ends.
 pub fn init_thread(thread: &Thread, limit: usize, idle: usize) -> Result<(), Error> {
     if idle > limit {
-        let text = c"init_size is above max_size; give a larger max_size (0 allows no job to begin with)";
-        return Err(Error { reason: Reason::InvalidPoolSize, text });
+        let text =
+            c"init_size is above max_size; give a larger max_size (0 allows no job to begin with)";
+        return Err(Error {
+            reason: Reason::InvalidPoolSize,
+            text,
+        });
     }
     free_idle(thread);
     thread.pool.set_limit(limit);
+    let idle = if thread.is_ending() { 0 } else { idle };
     for job in (0..idle).map_while(|_| make(thread)) {
         thread.pool.count_made();
         thread.pool.put(job);
@@ -349,9 +337,14 @@ pub fn init_thread(thread: &Thread, limit: usize, idle: usize) -> Result<(), Err
 /// Frees all idle jobs of the thread, with their stacks.
 pub fn free_idle(thread: &Thread) {
     while let Some(job) = thread.pool.take() {
-        thread.jobs.set(thread.jobs.get() - 1);
-        // SAFETY: the pool had the only reference that may still be used. The stack is moved
-        // out of itself before it is freed.
-        drop(unsafe { job.0.read() }.stack);
+        free(thread, job);
     }
+}
+
+/// Frees a job that is idle and in no pool: nobody may use it any more.
+#[cold]
+fn free(thread: &Thread, job: JobRef) {
+    thread.uncount_job();
+    // SAFETY: the job is moved out of its stack before that is freed.
+    drop(unsafe { job.0.read() }.stack);
 }

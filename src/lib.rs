@@ -24,7 +24,7 @@ compile_error!("a panic must not unwind into C: build with panic = \"abort\"");
 mod config;
 pub mod entry;
 mod errno;
-mod error;
+pub mod error;
 pub mod extensions;
 mod fibre;
 mod job;

@@ -46,7 +46,13 @@ enum Queue {
         set_error: unsafe extern "C" fn(library: c_int, reason: c_int, format: *const c_char, ...),
     },
     V1_1 {
-        put: unsafe extern "C" fn(library: c_int, function: c_int, reason: c_int, *const c_char, c_int),
+        put: unsafe extern "C" fn(
+            library: c_int,
+            function: c_int,
+            reason: c_int,
+            *const c_char,
+            c_int,
+        ),
         add_data: unsafe extern "C" fn(count: c_int, ...),
     },
 }
@@ -56,14 +62,25 @@ pub fn queue(error: Error, function: Function) {
     const LIBRARY_ASYNC: c_int = 51;
     const FILE: &CStr = c"rsasync";
     look();
-    let Some(libcrypto) = alive().next() else { return };
+    let Some(libcrypto) = alive().next() else {
+        return;
+    };
     // SAFETY: the functions have these types since OpenSSL 1.1 and 3.0; all strings are static.
     unsafe {
         match libcrypto.queue {
-            Queue::V3 { new, set_debug, set_error } => {
+            Queue::V3 {
+                new,
+                set_debug,
+                set_error,
+            } => {
                 new();
                 set_debug(FILE.as_ptr(), 0, function.name.as_ptr());
-                set_error(LIBRARY_ASYNC, error.reason.code(), c"%s".as_ptr(), error.text.as_ptr());
+                set_error(
+                    LIBRARY_ASYNC,
+                    error.reason.code(),
+                    c"%s".as_ptr(),
+                    error.text.as_ptr(),
+                );
             }
             Queue::V1_1 { put, add_data } => {
                 let reason = error.reason.code_1_1();
@@ -75,7 +92,10 @@ pub fn queue(error: Error, function: Function) {
 }
 
 fn alive() -> impl Iterator<Item = &'static Libcrypto> {
-    FOUND.iter().map_while(OnceBox::get).filter(|libcrypto| libcrypto.alive.load(Acquire))
+    FOUND
+        .iter()
+        .map_while(OnceBox::get)
+        .filter(|libcrypto| libcrypto.alive.load(Acquire))
 }
 
 // ---- the default library context -----------------------------------------------------
@@ -146,7 +166,11 @@ fn carried() -> impl Iterator<Item = Carrier> {
     CARRIERS.iter().map(|carrier| {
         // SAFETY: what is found is never freed.
         let libcrypto = unsafe { carrier.load(Acquire).as_ref() };
-        Carrier(libcrypto.filter(|libcrypto| libcrypto.alive.load(Relaxed)).and_then(|it| it.default_context))
+        Carrier(
+            libcrypto
+                .filter(|libcrypto| libcrypto.alive.load(Relaxed))
+                .and_then(|it| it.default_context),
+        )
     })
 }
 
@@ -157,12 +181,14 @@ impl Carrier {
     fn set(&self, context: *mut c_void) -> *mut c_void {
         // SAFETY: NULL, or a context that this function returned; that it still exists is up
         // to the program, as with libcrypto.
-        self.0.map_or(ptr::null_mut(), |default| unsafe { (default.set)(context) })
+        self.0
+            .map_or(ptr::null_mut(), |default| unsafe { (default.set)(context) })
     }
 
     fn global(&self) -> *mut c_void {
         // SAFETY: it takes nothing.
-        self.0.map_or(ptr::null_mut(), |default| unsafe { (default.global)() })
+        self.0
+            .map_or(ptr::null_mut(), |default| unsafe { (default.global)() })
     }
 }
 
@@ -213,20 +239,43 @@ impl Libcrypto {
             // SAFETY: NULL is `None`; else by the caller's promise.
             unsafe { mem::transmute_copy(&address) }
         }
-        let [new, set_debug, set_error, put, add_data, set, global, init, at_exit] = addresses;
+        let [
+            new,
+            set_debug,
+            set_error,
+            put,
+            add_data,
+            set,
+            global,
+            init,
+            at_exit,
+        ] = addresses;
         // SAFETY: the types are those of OpenSSL's headers.
         unsafe {
             let v3 = || {
-                let (new, set_debug) = (function::<Option<_>>(new)?, function::<Option<_>>(set_debug)?);
-                Some(Queue::V3 { new, set_debug, set_error: function::<Option<_>>(set_error)? })
+                let (new, set_debug) = (
+                    function::<Option<_>>(new)?,
+                    function::<Option<_>>(set_debug)?,
+                );
+                Some(Queue::V3 {
+                    new,
+                    set_debug,
+                    set_error: function::<Option<_>>(set_error)?,
+                })
             };
             let v1_1 = || {
                 let put = function::<Option<_>>(put)?;
-                Some(Queue::V1_1 { put, add_data: function::<Option<_>>(add_data)? })
+                Some(Queue::V1_1 {
+                    put,
+                    add_data: function::<Option<_>>(add_data)?,
+                })
             };
             let default_context = || {
                 let set = function::<Option<_>>(set)?;
-                Some(DefaultContext { set, global: function::<Option<_>>(global)? })
+                Some(DefaultContext {
+                    set,
+                    global: function::<Option<_>>(global)?,
+                })
             };
             Some(Self {
                 queue: v3().or_else(v1_1)?,
@@ -253,7 +302,10 @@ impl Libcrypto {
             if let Some(this) = new.take()
                 && let Err(this) = place.set(this)
             {
-                if place.get().is_some_and(|found| found.identity() == this.identity()) {
+                if place
+                    .get()
+                    .is_some_and(|found| found.identity() == this.identity())
+                {
                     return;
                 }
                 new = Some(this);
@@ -271,14 +323,17 @@ impl Libcrypto {
         const OPENSSL_INIT_ASYNC: u64 = 0x100;
         // SAFETY: the functions have these types since OpenSSL 1.1; `gone` stays loaded.
         let alive = unsafe {
-            self.init.is_none_or(|init| init(OPENSSL_INIT_ASYNC, ptr::null()) == 1)
+            self.init
+                .is_none_or(|init| init(OPENSSL_INIT_ASYNC, ptr::null()) == 1)
                 && self.at_exit.is_none_or(|at_exit| at_exit(gone) == 1)
         };
         self.alive.store(alive, Release);
         if alive && self.default_context.is_some() {
             let this = ptr::from_ref(self).cast_mut();
             let free = |place: &&AtomicPtr<Self>| {
-                place.compare_exchange(ptr::null_mut(), this, Release, Relaxed).is_ok()
+                place
+                    .compare_exchange(ptr::null_mut(), this, Release, Relaxed)
+                    .is_ok()
             };
             let _ = CARRIERS.iter().find(free);
         }
@@ -348,10 +403,15 @@ pub fn look() {
     let _errno = KeptErrno::new();
     // SAFETY: filled in before this library ran.
     let weak = unsafe { WEAK };
-    let dynamic = loaded_objects().iter().filter_map(Object::libcrypto).collect::<Vec<_>>();
+    let dynamic = loaded_objects()
+        .iter()
+        .filter_map(Object::libcrypto)
+        .collect::<Vec<_>>();
     // One in the program itself is not among them, and was there first.
     if let Some(libcrypto) = Libcrypto::new(weak)
-        && !dynamic.iter().any(|other| other.identity() == libcrypto.identity())
+        && !dynamic
+            .iter()
+            .any(|other| other.identity() == libcrypto.identity())
     {
         libcrypto.add();
     }
@@ -375,8 +435,11 @@ impl Object {
                 return None;
             }
             // Its own, not that of a library which it needs.
-            if self.addresses.contains(&libc::dlsym(handle, c"ASYNC_start_job".as_ptr()).addr())
-                && let Some(found) = Libcrypto::new(SYMBOLS.map(|name| libc::dlsym(handle, name.as_ptr())))
+            if self
+                .addresses
+                .contains(&libc::dlsym(handle, c"ASYNC_start_job".as_ptr()).addr())
+                && let Some(found) =
+                    Libcrypto::new(SYMBOLS.map(|name| libc::dlsym(handle, name.as_ptr())))
             {
                 return Some(found);
             }
@@ -424,13 +487,25 @@ fn loaded_objects() -> Vec<Object> {
             let headers = std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into());
             (CStr::from_ptr(info.dlpi_name), headers)
         };
-        let segments = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
-        let start = segments.clone().map(|segment| segment.p_vaddr as usize).min().unwrap_or(0);
-        let end = segments.map(|segment| (segment.p_vaddr + segment.p_memsz) as usize).max().unwrap_or(0);
+        let segments = headers
+            .iter()
+            .filter(|header| header.p_type == libc::PT_LOAD);
+        let start = segments
+            .clone()
+            .map(|segment| segment.p_vaddr as usize)
+            .min()
+            .unwrap_or(0);
+        let end = segments
+            .map(|segment| (segment.p_vaddr + segment.p_memsz) as usize)
+            .max()
+            .unwrap_or(0);
         let bias = info.dlpi_addr as usize;
         let addresses = bias.wrapping_add(start)..bias.wrapping_add(end);
         if !name.is_empty() && !addresses.contains(&here) {
-            objects.push(Object { name: name.to_owned(), addresses });
+            objects.push(Object {
+                name: name.to_owned(),
+                addresses,
+            });
         }
         false
     });

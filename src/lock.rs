@@ -54,7 +54,10 @@ impl<T> Shared<T> {
         // What differs between neighbours is above the size of the smallest of them.
         let lock = &TABLE[(self.0.get().addr() >> 6) % LOCKS];
         lock.take();
-        Held { lock, value: &self.0 }
+        Held {
+            lock,
+            value: &self.0,
+        }
     }
 }
 

@@ -16,7 +16,11 @@ pub struct Pool {
 
 impl Pool {
     pub const fn new() -> Self {
-        Self { front: Cell::new(None), made: Cell::new(0), limit: Cell::new(0) }
+        Self {
+            front: Cell::new(None),
+            made: Cell::new(0),
+            limit: Cell::new(0),
+        }
     }
 
     /// The idle job that was used last: its stack is the warmest.

@@ -51,7 +51,10 @@ struct Choice {
 }
 
 static CHOICE: Shared<Choice> = Shared::new(Choice {
-    allocator: Allocator { alloc: guarded_alloc, free: guarded_free },
+    allocator: Allocator {
+        alloc: guarded_alloc,
+        free: guarded_free,
+    },
     fixed: false,
 });
 
@@ -102,7 +105,11 @@ pub struct Counts {
 pub fn counts() -> Counts {
     let freed = FREED.load(Relaxed);
     let made = MADE.load(Relaxed);
-    Counts { made, in_use: made - freed, unguarded: UNGUARDED.load(Relaxed) }
+    Counts {
+        made,
+        in_use: made - freed,
+        unguarded: UNGUARDED.load(Relaxed),
+    }
 }
 
 impl Stack {
@@ -129,7 +136,12 @@ impl Stack {
         MADE.fetch_add(1, Relaxed);
         let bottom_address = bottom.as_ptr().addr();
         let _valgrind = valgrind::Registration::new(bottom_address, bottom_address + size);
-        Some(Self { bottom, size, free, _valgrind })
+        Some(Self {
+            bottom,
+            size,
+            free,
+            _valgrind,
+        })
     }
 
     pub fn bottom(&self) -> NonNull<u8> {
@@ -174,7 +186,9 @@ pub unsafe extern "C" fn guarded_alloc(num: *mut usize) -> *mut c_void {
 /// # Safety
 /// `addr` is NULL or came from [`guarded_alloc`], and nobody uses that memory any more.
 pub unsafe extern "C" fn guarded_free(addr: *mut c_void) {
-    let Some(bottom) = NonNull::new(addr) else { return };
+    let Some(bottom) = NonNull::new(addr) else {
+        return;
+    };
     let slot = Slot::of(bottom.cast()).expect("this memory is not a stack of rsasync's");
     if !slot.is_guarded() {
         UNGUARDED.fetch_sub(1, Relaxed);
@@ -236,7 +250,10 @@ impl Regions {
 
     fn remove(&mut self, region: &'static Region) {
         let next = region.next.get();
-        match self.iter().find(|other| other.next.get().is_some_and(|r| ptr::eq(r, region))) {
+        match self
+            .iter()
+            .find(|other| other.next.get().is_some_and(|r| ptr::eq(r, region)))
+        {
             Some(before) => before.next.set(next),
             None => self.newest = next,
         }
@@ -250,7 +267,9 @@ impl Region {
             let words = slots.div_ceil(64);
             let header_size = mem::size_of::<Self>() + words * mem::size_of::<Word>();
             let header_size = header_size.next_multiple_of(page_size());
-            let length = slots.checked_mul(slot_size).and_then(|size| size.checked_add(header_size));
+            let length = slots
+                .checked_mul(slot_size)
+                .and_then(|size| size.checked_add(header_size));
             if let Some(start) = length.and_then(map_memory) {
                 let header = start.cast::<Self>();
                 // SAFETY: fresh, page-aligned memory, ours alone, zeroed, with room for the
@@ -302,12 +321,17 @@ impl Region {
         self.words[at].taken.fetch_or(1 << bit, Relaxed);
         self.first_free_word.store(at, Relaxed);
         self.slots_taken.fetch_add(1, Relaxed);
-        Some(Slot { region: self, index: at * 64 + bit })
+        Some(Slot {
+            region: self,
+            index: at * 64 + bit,
+        })
     }
 
     /// Takes that back; true if it was the last one taken. Under the lock.
     fn free_slot(&self, index: usize) -> bool {
-        self.words[index / 64].taken.fetch_and(!(1 << (index % 64)), Relaxed);
+        self.words[index / 64]
+            .taken
+            .fetch_and(!(1 << (index % 64)), Relaxed);
         self.first_free_word.fetch_min(index / 64, Relaxed);
         self.slots_taken.fetch_sub(1, Relaxed) == 1
     }
@@ -321,9 +345,13 @@ struct Slot {
 
 impl Slot {
     fn take(stack_size: usize) -> Option<Self> {
-        let slot_size = stack_size.checked_add(JOB_ROOM + GUARD)?.checked_next_multiple_of(page_size())?;
+        let slot_size = stack_size
+            .checked_add(JOB_ROOM + GUARD)?
+            .checked_next_multiple_of(page_size())?;
         let mut regions = REGIONS.lock();
-        let alike = regions.iter().filter(|region| region.slot_size == slot_size);
+        let alike = regions
+            .iter()
+            .filter(|region| region.slot_size == slot_size);
         if let Some(slot) = alike.clone().find_map(Region::take_slot) {
             return Some(slot);
         }
@@ -336,7 +364,10 @@ impl Slot {
     /// The slot whose stack begins at `bottom`.
     fn of(bottom: NonNull<u8>) -> Option<Self> {
         let address = bottom.as_ptr().addr();
-        let region = REGIONS.lock().iter().find(|region| region.addresses().contains(&address))?;
+        let region = REGIONS
+            .lock()
+            .iter()
+            .find(|region| region.addresses().contains(&address))?;
         let index = (address - region.addresses().start - region.header_size) / region.slot_size;
         Some(Self { region, index })
     }
@@ -372,7 +403,9 @@ impl Slot {
                     && self.count_split_guard()
         };
         if guarded {
-            self.region.words[self.index / 64].guarded.fetch_or(1 << (self.index % 64), Relaxed);
+            self.region.words[self.index / 64]
+                .guarded
+                .fetch_or(1 << (self.index % 64), Relaxed);
         }
         guarded
     }
@@ -407,7 +440,9 @@ fn split_guards_at_most() -> usize {
     static CACHED: OnceNonZeroUsize = OnceNonZeroUsize::new();
     let read = || {
         let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
-        let limit = text.and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL_LIMIT);
+        let limit = text
+            .and_then(|text| text.trim().parse().ok())
+            .unwrap_or(USUAL_LIMIT);
         NonZero::new(limit / 8 * 3).unwrap_or(NonZero::<usize>::MIN)
     };
     CACHED.get_or_init(read).get()
@@ -433,5 +468,7 @@ fn page_size() -> usize {
     static CACHED: OnceNonZeroUsize = OnceNonZeroUsize::new();
     // SAFETY: no pointers.
     let ask = || NonZero::new(unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as usize);
-    CACHED.get_or_init(|| ask().expect("a page has a size")).get()
+    CACHED
+        .get_or_init(|| ask().expect("a page has a size"))
+        .get()
 }

@@ -1,8 +1,8 @@
 //! What belongs to a thread: the job that runs on it, its pool, and what happens at its end.
 //!
 //! A [`Thread`] is plain thread-local memory without a destructor, so that it can be used to
-//! the very end: the destructors of other libraries may call in after ours has run. Ours is a
-//! pthread key's; it is set anew whenever the thread goes on using jobs.
+//! the very end: the destructors of other libraries may call in after ours, a pthread key's,
+//! has run. From then on nothing is kept for later: there might be none.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -29,27 +29,32 @@ impl ThreadId {
 pub struct Thread {
     /// The innermost job that runs on this thread.
     pub current: Cell<Option<JobRef>>,
-    /// It has an id, and its end is waited for.
-    ready: Cell<bool>,
-    id: Cell<ThreadId>,
     pub pool: Pool,
-    /// Jobs of this thread that exist, idle or not.
-    pub jobs: Cell<usize>,
-    /// What it has added to [`ABANDONED`].
-    abandoned: Cell<usize>,
     pub spare_contexts: wait_ctx::Spares,
+    stage: Cell<Stage>,
+    id: Cell<ThreadId>,
+    /// Jobs of this thread that exist, idle or not.
+    jobs: Cell<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It has no id yet, and nothing to clean up.
+    New,
+    Ready,
+    /// Its destructor has run.
+    Ending,
 }
 
 thread_local! {
     static THREAD: Thread = const {
         Thread {
             current: Cell::new(None),
-            ready: Cell::new(false),
-            id: Cell::new(ThreadId(0)),
             pool: Pool::new(),
-            jobs: Cell::new(0),
-            abandoned: Cell::new(0),
             spare_contexts: wait_ctx::Spares::new(),
+            stage: Cell::new(Stage::New),
+            id: Cell::new(ThreadId(0)),
+            jobs: Cell::new(0),
         }
     };
 }
@@ -73,7 +78,7 @@ impl Thread {
     #[inline(always)]
     pub fn with_ready<R>(f: impl FnOnce(&Self) -> R) -> R {
         Self::with(|thread| {
-            if !thread.ready.get() {
+            if thread.stage.get() == Stage::New {
                 thread.make_ready();
             }
             f(thread)
@@ -83,18 +88,38 @@ impl Thread {
     #[cold]
     fn make_ready(&self) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        if self.id.get() == ThreadId(0) {
-            self.id.set(ThreadId(NEXT.fetch_add(1, Relaxed)));
-        }
+        self.id.set(ThreadId(NEXT.fetch_add(1, Relaxed)));
+        self.stage.set(Stage::Ready);
         // SAFETY: the key is a valid one; its destructor gets the value of its own thread,
-        // whose memory outlives all pthread destructors.
+        // whose memory outlives all destructors.
         unsafe { libc::pthread_setspecific(end_key(), ptr::from_ref(self).cast()) };
-        self.ready.set(true);
     }
 
     #[inline]
     pub fn id(&self) -> ThreadId {
         self.id.get()
+    }
+
+    /// The thread ends: what is kept now is lost.
+    #[inline]
+    pub fn is_ending(&self) -> bool {
+        self.stage.get() == Stage::Ending
+    }
+
+    /// A job of this thread was made. While the thread ends, nobody may be left to resume it.
+    pub fn count_job(&self) {
+        self.jobs.set(self.jobs.get() + 1);
+        if self.is_ending() {
+            ABANDONED.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A job of this thread was freed.
+    pub fn uncount_job(&self) {
+        self.jobs.set(self.jobs.get() - 1);
+        if self.is_ending() {
+            ABANDONED.fetch_sub(1, Relaxed);
+        }
     }
 
     /// Frees the idle jobs and forgets the limit. Paused and running jobs stay.
@@ -105,14 +130,11 @@ impl Thread {
 
     /// The thread ends. A job may still count as running: `pthread_exit` left its stack.
     fn end(&self) {
-        self.ready.set(false);
         self.current.set(None);
         self.clean_up();
         self.spare_contexts.hand_over();
-        // What is left can't be resumed any more, unless a later destructor does it: then it
-        // comes here again and takes back what it had counted.
-        let abandoned = self.jobs.get();
-        ABANDONED.fetch_add(abandoned.wrapping_sub(self.abandoned.replace(abandoned)) as u64, Relaxed);
+        self.stage.set(Stage::Ending);
+        ABANDONED.fetch_add(self.jobs.get(), Relaxed);
     }
 }
 

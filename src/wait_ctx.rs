@@ -58,6 +58,8 @@ struct Entry {
     custom_data: *mut c_void,
     cleanup: Option<CleanupFn>,
     mark: Mark,
+    /// The context is being freed, and this entry's cleanup has been called.
+    cleaning: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,8 +67,6 @@ enum Mark {
     None,
     Added,
     Deleted,
-    /// The context is being freed, and this entry's cleanup has been called.
-    Cleaning,
 }
 
 /// How many entries there is room for at first.
@@ -76,12 +76,17 @@ const ROOM_KEPT: usize = 8;
 
 impl WaitCtx {
     pub fn new(thread: &Thread) -> Result<&'static Self, Error> {
-        let ctx = thread.spare_contexts.take().or_else(Self::allocate).ok_or(Error {
-            reason: Reason::NoMemory,
-            text: c"no memory for another wait context; free some",
-        })?;
+        let ctx = thread
+            .spare_contexts
+            .take()
+            .or_else(Self::allocate)
+            .ok_or(Error {
+                reason: Reason::NoMemory,
+                text: c"no memory for another wait context; free some",
+            })?;
         ctx.freed.store(false, Relaxed);
-        ctx.generation.store(thread.spare_contexts.next_generation(thread), Release);
+        ctx.generation
+            .store(thread.spare_contexts.next_generation(thread), Release);
         Ok(ctx)
     }
 
@@ -97,7 +102,10 @@ impl WaitCtx {
                 marked: AtomicBool::new(false),
                 freed: AtomicBool::new(true),
                 status: AtomicI32::new(0),
-                contents: Shared::new(Contents { entries: Vec::new(), callback: None }),
+                contents: Shared::new(Contents {
+                    entries: Vec::new(),
+                    callback: None,
+                }),
                 next_spare: Cell::new(None),
             });
             Some(memory.as_ref())
@@ -109,7 +117,14 @@ impl WaitCtx {
         if self.freed.swap(true, AcqRel) {
             return;
         }
-        while let Some(Entry { cleanup, key, fd, custom_data, .. }) = self.next_to_clean() {
+        while let Some(Entry {
+            cleanup,
+            key,
+            fd,
+            custom_data,
+            ..
+        }) = self.next_to_clean()
+        {
             if let Some(cleanup) = cleanup {
                 // SAFETY: what came with the entry; no lock is held, so it may call back.
                 unsafe { cleanup(self.as_ptr().cast(), key, fd, custom_data) };
@@ -125,17 +140,21 @@ impl WaitCtx {
     /// is left in the context.
     fn next_to_clean(&self) -> Option<Entry> {
         let mut contents = self.contents.lock();
-        if let Some(done) = contents.newest(|entry| entry.mark == Mark::Cleaning) {
+        if let Some(done) = contents.newest(|entry| entry.cleaning) {
             contents.entries.remove(done);
         }
         if let Some(next) = contents.newest(Entry::is_valid) {
-            contents.entries[next].mark = Mark::Cleaning;
+            contents.entries[next].cleaning = true;
             return Some(contents.entries[next]);
         }
         contents.callback = None;
         contents.entries.clear();
         let too_large = contents.entries.capacity() > ROOM_KEPT;
-        let room = if too_large { mem::take(&mut contents.entries) } else { Vec::new() };
+        let room = if too_large {
+            mem::take(&mut contents.entries)
+        } else {
+            Vec::new()
+        };
         drop(contents);
         drop(room);
         None
@@ -168,7 +187,14 @@ impl WaitCtx {
                 mem::swap(&mut contents.entries, &mut room);
             }
         }
-        contents.entries.push(Entry { key, fd, custom_data, cleanup, mark: Mark::Added });
+        contents.entries.push(Entry {
+            key,
+            fd,
+            custom_data,
+            cleanup,
+            mark: Mark::Added,
+            cleaning: false,
+        });
         self.marked.store(true, Relaxed);
         Ok(())
     }
@@ -247,7 +273,12 @@ impl Contents {
     }
 
     fn list(&self, mut list: FdList, wanted: impl Fn(&Entry) -> bool) -> usize {
-        self.entries.iter().rev().filter(|&entry| wanted(entry)).inspect(|entry| list.push(entry.fd)).count()
+        self.entries
+            .iter()
+            .rev()
+            .filter(|&entry| wanted(entry))
+            .inspect(|entry| list.push(entry.fd))
+            .count()
     }
 }
 
@@ -287,7 +318,10 @@ pub struct Attachment {
 
 impl Attachment {
     pub const fn none() -> Self {
-        Self { ctx: AtomicPtr::new(ptr::null_mut()), generation: AtomicU64::new(0) }
+        Self {
+            ctx: AtomicPtr::new(ptr::null_mut()),
+            generation: AtomicU64::new(0),
+        }
     }
 
     #[inline]
@@ -326,12 +360,11 @@ impl Attachment {
 /// Freed contexts that a thread keeps for itself, so that making one needs no lock.
 pub struct Spares {
     first: Cell<Option<&'static WaitCtx>>,
-    count: Cell<usize>,
+    /// How many more it takes: a thread that frees what others make must not hoard it, and one
+    /// that ends must not keep any.
+    room: Cell<usize>,
     last_generation: Cell<u64>,
 }
-
-/// A thread that frees what others make must not hoard it.
-const SPARES_OF_A_THREAD: usize = 64;
 
 /// What threads had too many of, or left behind.
 static SPARES_OF_ALL: Shared<FirstSpare> = Shared::new(FirstSpare(None));
@@ -343,7 +376,11 @@ unsafe impl Send for FirstSpare {}
 
 impl Spares {
     pub const fn new() -> Self {
-        Self { first: Cell::new(None), count: Cell::new(0), last_generation: Cell::new(0) }
+        Self {
+            first: Cell::new(None),
+            room: Cell::new(64),
+            last_generation: Cell::new(0),
+        }
     }
 
     /// A number that no other context gets: the thread's own, and a count.
@@ -356,18 +393,20 @@ impl Spares {
     }
 
     fn take(&self) -> Option<&'static WaitCtx> {
-        let Some(ctx) = self.first.get() else { return Self::take_of_all() };
+        let Some(ctx) = self.first.get() else {
+            return Self::take_of_all();
+        };
         self.first.set(ctx.next_spare.take());
-        self.count.set(self.count.get() - 1);
+        self.room.set(self.room.get() + 1);
         Some(ctx)
     }
 
     fn keep(&self, ctx: &'static WaitCtx) {
-        if self.count.get() == SPARES_OF_A_THREAD {
+        if self.room.get() == 0 {
             return Self::give_to_all(ctx);
         }
         ctx.next_spare.set(self.first.replace(Some(ctx)));
-        self.count.set(self.count.get() + 1);
+        self.room.set(self.room.get() - 1);
     }
 
     #[cold]
@@ -384,12 +423,12 @@ impl Spares {
         ctx.next_spare.set(spares.0.replace(ctx));
     }
 
-    /// The thread ends: others can have them.
+    /// The thread ends: others can have them, and those that come yet.
     pub fn hand_over(&self) {
-        while self.count.get() > 0 {
-            if let Some(ctx) = self.take() {
-                Self::give_to_all(ctx);
-            }
+        self.room.set(0);
+        while let Some(ctx) = self.first.get() {
+            self.first.set(ctx.next_spare.take());
+            Self::give_to_all(ctx);
         }
     }
 }

@@ -1,0 +1,141 @@
+/*
+ * check.h: what every test program of this folder is written with.
+ *
+ * A program is a chapter of the contract, a CASE one promise of it. The runner
+ * (runner.rs) asks the program for its list, and runs each case in a process of
+ * its own, in each of these ways:
+ *
+ *   way         built against         linked with             run with
+ *   alone       rsasync's header      -lrsasync
+ *   linked      rsasync's header      -lrsasync -lcrypto
+ *   preloaded   OpenSSL's header      -lcrypto                LD_PRELOAD=librsasync.so
+ *   libcrypto   OpenSSL's header      -lcrypto
+ *   valgrind    as `alone` or, for what needs it, as `linked`; under valgrind
+ *
+ * The last but one proves that a case tests OpenSSL's contract and not our idea
+ * of it. Two macros tell the ways apart at compile time: WITH_LIBCRYPTO (all but
+ * `alone`), ON_LIBCRYPTO (OpenSSL's header: `preloaded` and `libcrypto`).
+ */
+#ifndef CHECK_H
+#define CHECK_H
+
+#ifndef _GNU_SOURCE
+# define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <openssl/async.h>
+#ifndef ON_LIBCRYPTO
+# include <rsasync.h>
+#endif
+
+/* Where a case holds; the flags may be or-ed. */
+enum {
+    EVERYWHERE = 0,      /* on libcrypto too */
+    OURS = 1,            /* libcrypto crashes, leaks or differs here: all ways but `libcrypto` */
+    NEEDS_LIBCRYPTO = 2, /* not `alone` */
+    NOT_ON_VALGRIND = 4  /* too large for it, or about what it replaces; say why beside the case */
+};
+
+struct check_case {
+    const char *name, *promise;
+    int where;
+    void (*run)(void);
+    struct check_case *next;
+};
+static struct check_case *check_cases;
+
+/* CASE(name, where, "the promise, as a sentence") { ... CHECK(...); } */
+#define CASE(name_, where_, promise_) \
+    static void name_(void); \
+    __attribute__((constructor)) static void check_register_##name_(void) \
+    { \
+        static struct check_case c; \
+        c.name = #name_; c.promise = promise_; c.where = where_; c.run = name_; \
+        c.next = check_cases; \
+        check_cases = &c; \
+    } \
+    static void name_(void)
+
+/* A check that fails names its place and ends the process with status 1. */
+#define CHECK(cond) \
+    do { \
+        if (!(cond)) \
+            check_fail(__FILE__, __LINE__, #cond); \
+    } while (0)
+
+/* The same for two integers, which it shows. */
+#define CHECK_INT(got, want) \
+    do { \
+        long long got_ = (long long)(got), want_ = (long long)(want); \
+        if (got_ != want_) { \
+            fprintf(stderr, "%s is %lld, not %lld\n", #got, got_, want_); \
+            check_fail(__FILE__, __LINE__, #got " == " #want); \
+        } \
+    } while (0)
+
+/* The same for two strings. */
+#define CHECK_STR(got, want) \
+    do { \
+        const char *got_ = (got), *want_ = (want); \
+        if (strcmp(got_, want_) != 0) { \
+            fprintf(stderr, "%s is \"%s\", not \"%s\"\n", #got, got_, want_); \
+            check_fail(__FILE__, __LINE__, #got " == " #want); \
+        } \
+    } while (0)
+
+__attribute__((noreturn, unused)) static void check_fail(const char *file, int line, const char *what)
+{
+    fflush(stdout);
+    fprintf(stderr, "%s:%d: CHECK failed: %s\n", file, line, what);
+    fflush(stderr);
+    _exit(1);
+}
+
+/*
+ * Runs f in a child process, quietly. Returns 0 if the child ended well, the number
+ * of the signal that ended it, or minus its exit status.
+ */
+__attribute__((unused)) static int check_child(void (*f)(void), int quiet)
+{
+    int status;
+    pid_t pid;
+
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0) {
+        if (quiet && freopen("/dev/null", "w", stderr) == NULL)
+            _exit(99);
+        f();
+        _exit(0);
+    }
+    CHECK(pid > 0);
+    CHECK(waitpid(pid, &status, 0) == pid);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : -WEXITSTATUS(status);
+}
+
+int main(int argc, char **argv)
+{
+    struct check_case *c;
+
+    if (argc == 2 && strcmp(argv[1], "--list") == 0) {
+        for (c = check_cases; c != NULL; c = c->next)
+            printf("%s %d\n", c->name, c->where);
+        return 0;
+    }
+    for (c = check_cases; c != NULL; c = c->next) {
+        if (argc == 2 && strcmp(argv[1], c->name) == 0) {
+            fprintf(stderr, "promise: %s\n", c->promise);
+            c->run();
+            return 0;
+        }
+    }
+    fprintf(stderr, "usage: %s --list | CASE\n", argv[0]);
+    return 2;
+}
+#endif

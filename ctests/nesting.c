@@ -1,0 +1,881 @@
+/*
+ * Nesting: jobs that start and resume other jobs.
+ *
+ * Every case is OURS: libcrypto has one current job and one way back for a thread. A
+ * start inside a job there gives the running job to the pool, and a resume overwrites
+ * the place where the outer job was to return.
+ */
+#include "check.h"
+#ifdef WITH_LIBCRYPTO
+# include <openssl/err.h>
+#endif
+
+/* Starts f, or resumes *job. The job's argument is a copy of the pointer p: see ARG. */
+static int start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*f)(void *), void *p)
+{
+    return ASYNC_start_job(job, ctx, ret, f, &p, sizeof(p));
+}
+
+#define ARG(type, arg) (*(type **)(arg))
+
+static int resume(ASYNC_JOB **job, int *ret)
+{
+    return ASYNC_start_job(job, NULL, ret, NULL, NULL, 0);
+}
+
+/* Whether an error of this library was queued; empties the queue where there is one. */
+static int error_was_queued(void)
+{
+    int found = 0;
+#ifdef WITH_LIBCRYPTO
+    unsigned long error;
+
+    while ((error = ERR_get_error()) != 0)
+        found |= ERR_GET_LIB(error) == ERR_LIB_ASYNC;
+#else
+    found = RSASYNC_last_error()[0] != '\0';
+#endif
+    return found;
+}
+
+/* Resuming job gives ASYNC_ERR and queues an error; the caller and its variables are as before. */
+static void check_resume_is_refused(ASYNC_JOB *job)
+{
+    ASYNC_JOB *handle = job, *current = ASYNC_get_current_job();
+    int ret = -77;
+
+    CHECK_INT(resume(&handle, &ret), ASYNC_ERR);
+    CHECK(handle == job);
+    CHECK_INT(ret, -77);
+    CHECK(error_was_queued());
+    CHECK(ASYNC_get_current_job() == current);
+}
+
+/* Pauses as often as it is told, and returns that number + 100. */
+static int pauses(void *arg)
+{
+    ASYNC_JOB *me = ASYNC_get_current_job();
+    int times = *(int *)arg, i;
+
+    for (i = 0; i < times; i++) {
+        CHECK_INT(ASYNC_pause_job(), 1);
+        CHECK(ASYNC_get_current_job() == me);
+    }
+    return times + 100;
+}
+
+static int start_pausing(ASYNC_JOB **job, int *ret, int times)
+{
+    return ASYNC_start_job(job, NULL, ret, pauses, &times, sizeof(times));
+}
+
+static int runs_another(void *arg)
+{
+    ASYNC_JOB *me = ASYNC_get_current_job(), *inner = NULL;
+    int ret = -77;
+
+    CHECK(arg == NULL);
+    CHECK_INT(start_pausing(&inner, &ret, 0), ASYNC_FINISH);
+    CHECK(inner == NULL);
+    CHECK_INT(ret, 100);
+    CHECK(ASYNC_get_current_job() == me);
+    return 7;
+}
+
+CASE(a_job_may_run_another, OURS,
+     "A job that another starts and that does not pause has ended when the start returns")
+{
+    ASYNC_JOB *job = NULL;
+    int ret = 0;
+
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, runs_another, NULL, 0), ASYNC_FINISH);
+    CHECK(job == NULL);
+    CHECK_INT(ret, 7);
+    CHECK(ASYNC_get_current_job() == NULL);
+    ASYNC_cleanup_thread();
+}
+
+static int drives_another(void *arg)
+{
+    ASYNC_JOB *me = ASYNC_get_current_job(), *inner = NULL, *handle;
+    int *steps = ARG(int, arg), i, ret = -77;
+
+    CHECK_INT(start_pausing(&inner, &ret, 3), ASYNC_PAUSE);
+    CHECK(inner != NULL && inner != me);
+    handle = inner;
+    for (i = 0; i < 3; i++) {
+        ++*steps;
+        CHECK(ASYNC_get_current_job() == me);
+        CHECK(inner == handle);
+        CHECK_INT(ret, -77);
+        CHECK_INT(resume(&inner, &ret), i < 2 ? ASYNC_PAUSE : ASYNC_FINISH);
+    }
+    CHECK(inner == NULL);
+    CHECK_INT(ret, 103);
+    CHECK(ASYNC_get_current_job() == me);
+    return 8;
+}
+
+CASE(a_pause_returns_to_the_starting_job, OURS,
+     "ASYNC_pause_job in an inner job returns to the outer one, which is current again, not beyond")
+{
+    ASYNC_JOB *job = NULL;
+    int steps = 0, ret = 0;
+
+    CHECK_INT(start(&job, NULL, &ret, drives_another, &steps), ASYNC_FINISH);
+    CHECK_INT(steps, 3);
+    CHECK_INT(ret, 8);
+    ASYNC_cleanup_thread();
+}
+
+/* Depth */
+
+enum { DEPTH = 20 };
+
+struct chain {
+    int depth;                          /* how many jobs there are */
+    int running;                        /* how many of them are started and not ended */
+    ASYNC_WAIT_CTX *ctx[DEPTH + 1];     /* each job's own; 1 is the outermost */
+    ASYNC_JOB *job[DEPTH + 1];
+};
+
+struct link {
+    struct chain *chain;
+    int level;
+};
+
+/* I am the current job, all around me are in place, and my args and context are mine. */
+static void check_link(const struct link *link, const struct chain *c, int level, ASYNC_JOB *me)
+{
+    int i;
+
+    CHECK(ASYNC_get_current_job() == me);
+    CHECK(link->chain == c);
+    CHECK_INT(link->level, level);
+    for (i = 1; i <= level; i++)
+        CHECK(ASYNC_get_wait_ctx(c->job[i]) == c->ctx[i]);
+}
+
+/* Drives the next level, and pauses itself each time that one has paused. */
+static int drives_the_next(void *arg)
+{
+    struct link *link = arg;
+    struct chain *c = link->chain;
+    ASYNC_JOB *me = ASYNC_get_current_job(), *next = NULL;
+    struct link deeper = { c, link->level + 1 };
+    int level = link->level, code, ret = -77;
+
+    c->running++;
+    CHECK_INT(c->running, level);
+    c->job[level] = me;
+    do {
+        check_link(link, c, level, me);
+        if (level < c->depth) {
+            code = ASYNC_start_job(&next, c->ctx[level + 1], &ret, drives_the_next, &deeper,
+                                   sizeof(deeper));
+            check_link(link, c, level, me);
+            CHECK_INT(ret, code == ASYNC_FINISH ? level + 1 : -77);
+        } else {
+            code = ASYNC_FINISH;
+        }
+        CHECK_INT(ASYNC_pause_job(), 1);
+        check_link(link, c, level, me);
+    } while (code == ASYNC_PAUSE);
+    CHECK_INT(code, ASYNC_FINISH);
+    CHECK(next == NULL);
+    CHECK_INT(c->running, level);
+    c->running--;
+    return level;
+}
+
+CASE(jobs_nest_twenty_deep, OURS,
+     "Jobs nest to any depth: at each level a pause goes one level out, and a resume one level in")
+{
+    struct chain c = { 0 };
+    int i;
+
+    for (i = 1; i <= DEPTH; i++)
+        c.ctx[i] = ASYNC_WAIT_CTX_new();
+    for (c.depth = 1; c.depth <= DEPTH; c.depth++) {
+        struct link first = { &c, 1 };
+        ASYNC_JOB *job = NULL;
+        int rounds = 0, code, ret = -77;
+
+        while ((code = ASYNC_start_job(&job, c.ctx[1], &ret, drives_the_next, &first,
+                                       sizeof(first))) == ASYNC_PAUSE) {
+            CHECK(ASYNC_get_current_job() == NULL);
+            CHECK(job == c.job[1]);
+            rounds++;
+        }
+        CHECK_INT(code, ASYNC_FINISH);
+        CHECK_INT(ret, 1);
+        CHECK_INT(c.running, 0);
+        /* The innermost pauses once, and each other once more than the next. */
+        CHECK_INT(rounds, c.depth);
+    }
+    for (i = 1; i <= DEPTH; i++)
+        ASYNC_WAIT_CTX_free(c.ctx[i]);
+    ASYNC_cleanup_thread();
+}
+
+/* Starts the next level down to the deepest, which pauses; leaves the handle to others. */
+static int starts_and_leaves(void *arg)
+{
+    struct link *link = arg;
+    struct chain *c = link->chain;
+    struct link deeper = { c, link->level + 1 };
+    int level = link->level, ret = -77;
+
+    c->running++;
+    if (level < c->depth) {
+        CHECK_INT(ASYNC_start_job(&c->job[level + 1], NULL, &ret, starts_and_leaves, &deeper,
+                                  sizeof(deeper)), ASYNC_PAUSE);
+        CHECK_INT(ret, -77);
+    }
+    CHECK_INT(ASYNC_pause_job(), 1);
+    c->running--;
+    return level;
+}
+
+CASE(nested_jobs_finish_in_any_order, OURS,
+     "Jobs that were started one inside the other can each be resumed from outside, in any order")
+{
+    int stride, i;
+
+    /* 1: the outermost first. 20: the innermost first. Others: all mixed, as 21 = 3 * 7. */
+    for (stride = 1; stride <= DEPTH; stride++) {
+        struct chain c = { .depth = DEPTH };
+        struct link first = { &c, 1 };
+        int ret;
+
+        if (stride % 3 == 0 || stride % 7 == 0)
+            continue;
+        CHECK_INT(ASYNC_start_job(&c.job[1], NULL, &ret, starts_and_leaves, &first,
+                                  sizeof(first)), ASYNC_PAUSE);
+        CHECK_INT(c.running, DEPTH);
+        for (i = 1; i <= DEPTH; i++) {
+            int level = i * stride % (DEPTH + 1);
+
+            CHECK_INT(resume(&c.job[level], &ret), ASYNC_FINISH);
+            CHECK(c.job[level] == NULL);
+            CHECK_INT(ret, level);
+            CHECK_INT(c.running, DEPTH - i);
+            CHECK(ASYNC_get_current_job() == NULL);
+        }
+    }
+    ASYNC_cleanup_thread();
+}
+
+/* Siblings */
+
+/* Drives three jobs, which pause once, twice and thrice, to their ends in the order given. */
+static int finishes_siblings_in_order(void *arg)
+{
+    ASYNC_JOB *me = ASYNC_get_current_job(), *inner[3] = { NULL };
+    int *order = ARG(int, arg), i, ret;
+
+    for (i = 0; i < 3; i++) {
+        CHECK_INT(start_pausing(&inner[i], &ret, i + 1), ASYNC_PAUSE);
+        CHECK(ASYNC_get_current_job() == me);
+    }
+    CHECK(inner[0] != inner[1] && inner[1] != inner[2] && inner[0] != inner[2]);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    /* The second and third go on to their last pause, taking turns. */
+    CHECK_INT(resume(&inner[2], &ret), ASYNC_PAUSE);
+    CHECK_INT(resume(&inner[1], &ret), ASYNC_PAUSE);
+    CHECK_INT(resume(&inner[2], &ret), ASYNC_PAUSE);
+    for (i = 0; i < 3; i++) {
+        CHECK_INT(resume(&inner[order[i]], &ret), ASYNC_FINISH);
+        CHECK_INT(ret, 101 + order[i]);
+        CHECK(ASYNC_get_current_job() == me);
+        CHECK_INT(ASYNC_pause_job(), 1);
+    }
+    return 9;
+}
+
+CASE(siblings_take_turns_and_finish_in_any_order, OURS,
+     "Jobs started by one job are resumed by it in turns, and finish in every order")
+{
+    static int orders[6][3] = {
+        { 0, 1, 2 }, { 0, 2, 1 }, { 1, 0, 2 }, { 1, 2, 0 }, { 2, 0, 1 }, { 2, 1, 0 }
+    };
+    int i, k, ret;
+
+    for (i = 0; i < 6; i++) {
+        ASYNC_JOB *job = NULL;
+
+        for (k = 0; k < 4; k++)
+            CHECK_INT(start(&job, NULL, &ret, finishes_siblings_in_order, orders[i]), ASYNC_PAUSE);
+        CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+        CHECK_INT(ret, 9);
+    }
+    ASYNC_cleanup_thread();
+}
+
+static int resumes_it_once(void *arg)
+{
+    ASYNC_JOB **other = ARG(ASYNC_JOB *, arg), *me = ASYNC_get_current_job();
+    int ret = -77;
+
+    CHECK_INT(resume(other, &ret), ASYNC_PAUSE);
+    CHECK(ASYNC_get_current_job() == me);
+    CHECK_INT(ret, -77);
+    return 5;
+}
+
+static int starts_one_and_ends(void *arg)
+{
+    int ret;
+
+    CHECK_INT(start_pausing(ARG(ASYNC_JOB *, arg), &ret, 4), ASYNC_PAUSE);
+    return 6;
+}
+
+CASE(a_pause_returns_to_the_last_resumer, OURS,
+     "A paused job returns to whoever resumed it last: its starter may be another and long ended")
+{
+    ASYNC_JOB *job = NULL, *inner = NULL;
+    int ret = 0;
+
+    CHECK_INT(start(&job, NULL, &ret, starts_one_and_ends, &inner), ASYNC_FINISH);
+    CHECK_INT(ret, 6);
+    /* By the thread itself, by one job, by another, and by the thread again. */
+    CHECK_INT(resume(&inner, &ret), ASYNC_PAUSE);
+    CHECK(ASYNC_get_current_job() == NULL);
+    CHECK_INT(start(&job, NULL, &ret, resumes_it_once, &inner), ASYNC_FINISH);
+    CHECK_INT(ret, 5);
+    CHECK_INT(start(&job, NULL, &ret, resumes_it_once, &inner), ASYNC_FINISH);
+    CHECK(ASYNC_get_current_job() == NULL);
+    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 104);
+    ASYNC_cleanup_thread();
+}
+
+/* Refusals */
+
+static int checks_the_running_is_refused(void *arg)
+{
+    ASYNC_JOB *me = ASYNC_get_current_job();
+
+    CHECK(arg == NULL);
+    check_resume_is_refused(me);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    check_resume_is_refused(me);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    return 7;
+}
+
+CASE(resuming_the_running_job_is_refused, OURS,
+     "A job that tries to resume itself gets ASYNC_ERR, and goes on")
+{
+    ASYNC_JOB *job = NULL;
+    int i, ret = 0;
+
+    for (i = 0; i < 2; i++)
+        CHECK_INT(ASYNC_start_job(&job, NULL, &ret, checks_the_running_is_refused, NULL, 0),
+                  ASYNC_PAUSE);
+    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 7);
+    ASYNC_cleanup_thread();
+}
+
+/* Starts the next level; the deepest tries all levels, its own being the running one. */
+static int checks_ancestors_are_refused(void *arg)
+{
+    struct link *link = arg;
+    struct chain *c = link->chain;
+    struct link deeper = { c, link->level + 1 };
+    int level = link->level, i, round, ret;
+
+    c->job[level] = ASYNC_get_current_job();
+    if (level < c->depth) {
+        ASYNC_JOB *next = NULL;
+
+        while (ASYNC_start_job(&next, NULL, &ret, checks_ancestors_are_refused, &deeper,
+                               sizeof(deeper)) == ASYNC_PAUSE)
+            CHECK_INT(ASYNC_pause_job(), 1);
+        CHECK_INT(ret, level + 1);
+    } else {
+        for (round = 0; round < 2; round++) {
+            for (i = 1; i <= level; i++)
+                check_resume_is_refused(c->job[i]);
+            CHECK_INT(ASYNC_pause_job(), 1);
+        }
+    }
+    return level;
+}
+
+CASE(resuming_an_ancestor_is_refused, OURS,
+     "A job that tries to resume the one that started it, or one further out, gets ASYNC_ERR")
+{
+    struct chain c = { .depth = 5 };
+    struct link first = { &c, 1 };
+    ASYNC_JOB *job = NULL;
+    int i, ret;
+
+    for (i = 0; i < 2; i++)
+        CHECK_INT(ASYNC_start_job(&job, NULL, &ret, checks_ancestors_are_refused, &first,
+                                  sizeof(first)), ASYNC_PAUSE);
+    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 1);
+    ASYNC_cleanup_thread();
+}
+
+/* Two jobs that know each other. */
+struct pair {
+    ASYNC_JOB *parent, *child;
+};
+
+static int is_resumed_by_its_child(void *arg)
+{
+    struct pair *pair = ARG(struct pair, arg);
+
+    /* Now the child is this job's ancestor, and this one is running. */
+    CHECK_INT(ASYNC_pause_job(), 1);
+    check_resume_is_refused(pair->child);
+    check_resume_is_refused(pair->parent);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    return 11;
+}
+
+static int starts_its_child(void *arg);
+
+static int resumes_its_parent(void *arg)
+{
+    struct pair *pair = ARG(struct pair, arg);
+    ASYNC_JOB *me = ASYNC_get_current_job();
+    int ret = -77;
+
+    check_resume_is_refused(pair->parent);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    CHECK_INT(resume(&pair->parent, &ret), ASYNC_PAUSE);
+    CHECK(ASYNC_get_current_job() == me);
+    CHECK_INT(ret, -77);
+    return 12;
+}
+
+static int starts_its_child(void *arg)
+{
+    struct pair *pair = ARG(struct pair, arg);
+    int ret;
+
+    pair->parent = ASYNC_get_current_job();
+    CHECK_INT(start(&pair->child, NULL, &ret, resumes_its_parent, pair), ASYNC_PAUSE);
+    return is_resumed_by_its_child(arg);
+}
+
+CASE(a_child_may_resume_its_paused_parent, OURS,
+     "What counts as an ancestor is who resumed whom last: a child may resume its paused parent")
+{
+    struct pair pair = { NULL, NULL };
+    ASYNC_JOB *job = NULL;
+    int ret = 0;
+
+    CHECK_INT(start(&job, NULL, &ret, starts_its_child, &pair), ASYNC_PAUSE);
+    CHECK(job == pair.parent);
+    CHECK_INT(resume(&pair.child, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 12);
+    CHECK(ASYNC_get_current_job() == NULL);
+    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 11);
+    ASYNC_cleanup_thread();
+}
+
+static int notes_its_handle(void *arg)
+{
+    *ARG(ASYNC_JOB *, arg) = ASYNC_get_current_job();
+    return 1;
+}
+
+static int resumes_a_finished_one(void *arg)
+{
+    ASYNC_JOB *inner = NULL, *handle = NULL;
+    int ret;
+
+    CHECK(arg == NULL);
+    CHECK_INT(start(&inner, NULL, &ret, notes_its_handle, &handle), ASYNC_FINISH);
+    check_resume_is_refused(handle);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    check_resume_is_refused(handle);
+    /* It is in the pool once, and is started from there like any idle job. */
+    CHECK_INT(start_pausing(&inner, &ret, 1), ASYNC_PAUSE);
+    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 101);
+    return 3;
+}
+
+CASE(resuming_a_finished_job_inside_a_job_is_refused, OURS,
+     "A job that tries to resume one that has finished and lies idle gets ASYNC_ERR, and goes on")
+{
+    ASYNC_JOB *job = NULL;
+    int ret = 0;
+
+    CHECK_INT(ASYNC_init_thread(2, 0), 1);
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, resumes_a_finished_one, NULL, 0), ASYNC_PAUSE);
+    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 3);
+    ASYNC_cleanup_thread();
+}
+
+/* The pool */
+
+static int finds_the_limit(void *arg)
+{
+    ASYNC_JOB *inner[2] = { NULL }, *me = ASYNC_get_current_job();
+    int i, ret = -77;
+
+    CHECK(arg == NULL);
+    for (i = 0; i < 2; i++)
+        CHECK_INT(start_pausing(&inner[i], &ret, 1), ASYNC_PAUSE);
+    for (i = 0; i < 10; i++) {
+        ASYNC_JOB *more = NULL;
+
+        CHECK_INT(start_pausing(&more, &ret, 1), ASYNC_NO_JOBS);
+        CHECK(more == NULL);
+        CHECK_INT(ret, -77);
+        CHECK(ASYNC_get_current_job() == me);
+        CHECK_INT(resume(&inner[i % 2], &ret), ASYNC_FINISH);
+        ret = -77;
+        CHECK_INT(start_pausing(&inner[i % 2], &ret, 1), ASYNC_PAUSE);
+    }
+    for (i = 0; i < 2; i++)
+        CHECK_INT(resume(&inner[i], &ret), ASYNC_FINISH);
+    return 4;
+}
+
+CASE(nested_jobs_count_against_the_limit, OURS,
+     "Inside a job a start gives ASYNC_NO_JOBS when the thread's limit is reached; retrying works")
+{
+    ASYNC_JOB *job = NULL;
+    int ret = 0;
+
+    CHECK_INT(ASYNC_init_thread(3, 1), 1);
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, finds_the_limit, NULL, 0), ASYNC_FINISH);
+    CHECK_INT(ret, 4);
+    ASYNC_cleanup_thread();
+}
+
+#ifndef ON_LIBCRYPTO
+static int stacks_in_use(void)
+{
+    struct rsasync_stats stats;
+
+    RSASYNC_get_stats(&stats, sizeof(stats));
+    return (int)stats.stacks_in_use;
+}
+
+static int runs_many_others(void *arg)
+{
+    ASYNC_JOB *inner = NULL;
+    int i, ret;
+
+    CHECK(arg == NULL);
+    for (i = 0; i < 100; i++) {
+        CHECK_INT(start_pausing(&inner, &ret, i % 2), i % 2 ? ASYNC_PAUSE : ASYNC_FINISH);
+        if (i % 2)
+            CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
+        CHECK_INT(stacks_in_use(), 2);
+    }
+    return 1;
+}
+
+CASE(nested_jobs_are_used_again, OURS,
+     "A job that finished inside another lies idle and serves the next start there")
+{
+    ASYNC_JOB *job = NULL;
+    int ret;
+
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, runs_many_others, NULL, 0), ASYNC_FINISH);
+    CHECK_INT(stacks_in_use(), 2);
+    ASYNC_cleanup_thread();
+    CHECK_INT(stacks_in_use(), 0);
+}
+#endif
+
+/* Blocking */
+
+/*
+ * Each level blocks its own pauses `level` times, drives the next to its end, and can pause
+ * when its own blocks, and no more, are undone. Whoever resumes a level writes its number
+ * into `running` before, which tells a pause that took place from one that was blocked.
+ */
+static int blocks_at_each_level(void *arg)
+{
+    struct link *link = arg;
+    struct chain *c = link->chain;
+    struct link deeper = { c, link->level + 1 };
+    int level = link->level, i, code, ret;
+
+    /* A new job is not blocked, though all around it are. */
+    CHECK_INT(ASYNC_pause_job(), 1);
+    CHECK_INT(c->running, level);
+    for (i = 0; i < level; i++)
+        ASYNC_block_pause();
+    if (level < c->depth) {
+        ASYNC_JOB *next = NULL;
+
+        code = ASYNC_start_job(&next, NULL, &ret, blocks_at_each_level, &deeper, sizeof(deeper));
+        CHECK_INT(code, ASYNC_PAUSE);
+        do {
+            c->running = level + 1;
+            code = resume(&next, &ret);
+            /* Blocked: this returns at once, whatever the inner job did with its own count. */
+            c->running = -1;
+            CHECK_INT(ASYNC_pause_job(), 1);
+            CHECK_INT(c->running, -1);
+        } while (code == ASYNC_PAUSE);
+        CHECK_INT(code, ASYNC_FINISH);
+    }
+    for (i = 0; i < level; i++) {
+        c->running = -1;
+        CHECK_INT(ASYNC_pause_job(), 1);
+        CHECK_INT(c->running, -1);
+        ASYNC_unblock_pause();
+    }
+    CHECK_INT(ASYNC_pause_job(), 1);
+    CHECK_INT(c->running, level);
+    /* Left behind, this count dies with the job: it does not hold up the outer one's pause. */
+    ASYNC_block_pause();
+    return level;
+}
+
+CASE(each_level_has_its_own_block_count, OURS,
+     "ASYNC_block_pause and ASYNC_unblock_pause in an inner job are nothing to the outer one")
+{
+    struct chain c = { .depth = 6 };
+    struct link first = { &c, 1 };
+    ASYNC_JOB *job = NULL;
+    int ret;
+
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, blocks_at_each_level, &first, sizeof(first)),
+              ASYNC_PAUSE);
+    c.running = 1;
+    CHECK_INT(resume(&job, &ret), ASYNC_PAUSE);
+    c.running = 1;
+    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 1);
+    ASYNC_cleanup_thread();
+}
+
+static int unblocks_too_often(void *arg)
+{
+    int i;
+
+    CHECK(arg == NULL);
+    for (i = 0; i < 5; i++)
+        ASYNC_unblock_pause();
+    return 1;
+}
+
+static int stays_blocked(void *arg)
+{
+    ASYNC_JOB *inner = NULL;
+    int *steps = ARG(int, arg), ret;
+
+    ASYNC_block_pause();
+    CHECK_INT(ASYNC_start_job(&inner, NULL, &ret, unblocks_too_often, NULL, 0), ASYNC_FINISH);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    *steps = 1;
+    ASYNC_unblock_pause();
+    CHECK_INT(ASYNC_pause_job(), 1);
+    *steps = 2;
+    return 1;
+}
+
+CASE(an_inner_unblock_does_not_reach_the_outer_count, OURS,
+     "ASYNC_unblock_pause in an inner job with nothing to undo leaves the outer job blocked")
+{
+    ASYNC_JOB *job = NULL;
+    int steps = 0, ret;
+
+    CHECK_INT(start(&job, NULL, &ret, stays_blocked, &steps), ASYNC_PAUSE);
+    CHECK_INT(steps, 1);
+    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+    CHECK_INT(steps, 2);
+    ASYNC_cleanup_thread();
+}
+
+/* Wait contexts */
+
+static void check_marks(ASYNC_WAIT_CTX *ctx, size_t added, size_t deleted)
+{
+    size_t nadd = 99, ndel = 99;
+
+    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &nadd, NULL, &ndel), 1);
+    CHECK_INT(nadd, added);
+    CHECK_INT(ndel, deleted);
+}
+
+/* Adds an fd under its context's address, and pauses. */
+static int adds_an_fd(void *arg)
+{
+    ASYNC_WAIT_CTX *ctx = ARG(ASYNC_WAIT_CTX, arg);
+
+    CHECK(ASYNC_get_wait_ctx(ASYNC_get_current_job()) == ctx);
+    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, ctx, 5, NULL, NULL), 1);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    check_marks(ctx, 0, 0);
+    CHECK(ASYNC_get_wait_ctx(ASYNC_get_current_job()) == ctx);
+    return 1;
+}
+
+static int adds_around(void *arg)
+{
+    ASYNC_WAIT_CTX **inner_ctx = ARG(ASYNC_WAIT_CTX *, arg);
+    ASYNC_JOB *me = ASYNC_get_current_job(), *inner = NULL;
+    ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(me);
+    int shared = ctx == *inner_ctx, ret;
+
+    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, me, 6, NULL, NULL), 1);
+    CHECK_INT(start(&inner, *inner_ctx, &ret, adds_an_fd, *inner_ctx), ASYNC_PAUSE);
+    CHECK(ASYNC_get_wait_ctx(me) == ctx);
+    CHECK(ASYNC_get_wait_ctx(inner) == *inner_ctx);
+    check_marks(ctx, shared ? 2 : 1, 0);
+    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
+    check_marks(ctx, shared ? 0 : 1, 0);
+    CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, me), 1);
+    check_marks(ctx, 0, shared ? 1 : 0);
+    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, me, 7, NULL, NULL), 1);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    check_marks(ctx, 0, 0);
+    CHECK(ASYNC_get_wait_ctx(me) == ctx);
+    return 1;
+}
+
+CASE(a_resume_clears_the_marks_of_its_own_context, OURS,
+     "Resuming an inner job clears the marks of its context; the outer's only if it is the same")
+{
+    ASYNC_WAIT_CTX *outer_ctx = ASYNC_WAIT_CTX_new(), *inner_ctx = ASYNC_WAIT_CTX_new();
+    ASYNC_JOB *job = NULL;
+    int ret;
+
+    CHECK_INT(start(&job, outer_ctx, &ret, adds_around, &inner_ctx), ASYNC_PAUSE);
+    check_marks(outer_ctx, 1, 0);
+    check_marks(inner_ctx, 0, 0);
+    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+
+    CHECK_INT(start(&job, inner_ctx, &ret, adds_around, &inner_ctx), ASYNC_PAUSE);
+    check_marks(inner_ctx, 1, 1);
+    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+    ASYNC_WAIT_CTX_free(outer_ctx);
+    ASYNC_WAIT_CTX_free(inner_ctx);
+    ASYNC_cleanup_thread();
+}
+
+/* What is a job's own */
+
+#ifdef __x86_64__
+/* Both rounding modes, x87's and SSE's: 0 to nearest, 1 down, 2 up, 3 to zero. */
+static void set_rounding(int mode)
+{
+    uint16_t cw = (uint16_t)(0x37f | mode << 10);
+    uint32_t mxcsr = 0x1f80u | (uint32_t)mode << 13;
+
+    __asm__ volatile("fldcw %0; ldmxcsr %1" : : "m"(cw), "m"(mxcsr));
+}
+
+static void check_rounding(int mode)
+{
+    uint16_t cw = 0;
+    uint32_t mxcsr = 0;
+
+    __asm__ volatile("fnstcw %0; stmxcsr %1" : "=m"(cw), "=m"(mxcsr));
+    CHECK_INT(cw >> 10 & 3, mode);
+    CHECK_INT(mxcsr >> 13 & 3, mode);
+}
+
+/* Each level rounds in its own way, and starts the next. */
+static int rounds_at_each_level(void *arg)
+{
+    struct link *link = arg;
+    struct chain *c = link->chain;
+    struct link deeper = { c, link->level + 1 };
+    int level = link->level, code, ret;
+
+    check_rounding((level - 1) % 4);
+    set_rounding(level % 4);
+    if (level < c->depth) {
+        ASYNC_JOB *next = NULL;
+
+        do {
+            code = ASYNC_start_job(&next, NULL, &ret, rounds_at_each_level, &deeper,
+                                   sizeof(deeper));
+            check_rounding(level % 4);
+            CHECK_INT(ASYNC_pause_job(), 1);
+            check_rounding(level % 4);
+        } while (code == ASYNC_PAUSE);
+    } else {
+        CHECK_INT(ASYNC_pause_job(), 1);
+        check_rounding(level % 4);
+    }
+    return level;
+}
+
+CASE(each_level_has_its_own_rounding, OURS,
+     "An inner job starts with the outer's rounding modes, and then each level keeps its own")
+{
+    struct chain c = { .depth = 7 };
+    struct link first = { &c, 1 };
+    ASYNC_JOB *job = NULL;
+    int rounds = 0, ret;
+
+    set_rounding(0);
+    while (ASYNC_start_job(&job, NULL, &ret, rounds_at_each_level, &first, sizeof(first))
+           == ASYNC_PAUSE) {
+        check_rounding(0);
+        rounds++;
+    }
+    check_rounding(0);
+    CHECK_INT(rounds, 7);
+    ASYNC_cleanup_thread();
+}
+#endif
+
+static int cleans_up_around_others(void *arg)
+{
+    ASYNC_JOB *me = ASYNC_get_current_job(), *inner = NULL, *after = NULL;
+    int ret;
+
+    CHECK(arg == NULL);
+    CHECK_INT(start_pausing(&inner, &ret, 2), ASYNC_PAUSE);
+    ASYNC_cleanup_thread();
+    CHECK(ASYNC_get_current_job() == me);
+    CHECK_INT(resume(&inner, &ret), ASYNC_PAUSE);
+    CHECK_INT(start_pausing(&after, &ret, 1), ASYNC_PAUSE);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    CHECK_INT(resume(&after, &ret), ASYNC_FINISH);
+    ASYNC_cleanup_thread();
+    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 102);
+    check_resume_is_refused(me);
+    return 2;
+}
+
+static int runs_one_that_cleans_up(void *arg)
+{
+    ASYNC_JOB *me = ASYNC_get_current_job(), *inner = NULL;
+    int ret;
+
+    CHECK(arg == NULL);
+    CHECK_INT(ASYNC_start_job(&inner, NULL, &ret, cleans_up_around_others, NULL, 0), ASYNC_PAUSE);
+    CHECK(ASYNC_get_current_job() == me);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 2);
+    CHECK(ASYNC_get_current_job() == me);
+    return 1;
+}
+
+CASE(cleanup_in_an_inner_job_leaves_all_levels_running, OURS,
+     "ASYNC_cleanup_thread in a nested job leaves it, those around it and those paused valid")
+{
+    ASYNC_JOB *job = NULL;
+    int ret = 0;
+
+    CHECK_INT(ASYNC_init_thread(5, 5), 1);
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, runs_one_that_cleans_up, NULL, 0), ASYNC_PAUSE);
+    CHECK(ASYNC_get_current_job() == NULL);
+    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
+    CHECK_INT(ret, 1);
+    ASYNC_cleanup_thread();
+}

@@ -1,0 +1,213 @@
+//! The contract: each case of each program in this folder, in each of the ways of check.h.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, thread};
+
+use libtest_mimic::{Failed, Trial};
+
+use crate::stage::{
+    BUILT, ROOT, command, compiler, headers, library_path, output_of, shared_library, stdout_of,
+};
+
+/// How a program is built; the first column of check.h's table.
+#[derive(Clone, Copy)]
+enum Build {
+    Alone,
+    Linked,
+    OnLibcrypto,
+}
+
+/// How it is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Alone,
+    Linked,
+    Preloaded,
+    Libcrypto,
+    Valgrind,
+}
+
+/// A case, with its flags in check.h.
+struct Case {
+    name: String,
+    ours: bool,
+    needs_libcrypto: bool,
+    not_on_valgrind: bool,
+}
+
+const SECONDS: u32 = 120;
+const SECONDS_ON_VALGRIND: u32 = 300;
+
+pub fn trials() -> Vec<Trial> {
+    let mut chapters: Vec<PathBuf> = fs::read_dir(ROOT.join("ctests"))
+        .expect("the folder is there")
+        .map(|entry| entry.expect("it can be read").path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "c" || extension == "cc")
+        })
+        .collect();
+    chapters.sort();
+    let (first, second) = chapters.split_at(chapters.len() / 2);
+    thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            second
+                .iter()
+                .flat_map(|chapter| trials_of(chapter))
+                .collect::<Vec<_>>()
+        });
+        let mut trials: Vec<_> = first
+            .iter()
+            .flat_map(|chapter| trials_of(chapter))
+            .collect();
+        trials.extend(second.join().expect("a chapter can't be built"));
+        trials
+    })
+}
+
+fn trials_of(chapter: &Path) -> Vec<Trial> {
+    let builds = [Build::Alone, Build::Linked, Build::OnLibcrypto];
+    builds
+        .into_iter()
+        .flat_map(|build| trials_of_build(chapter, build))
+        .collect()
+}
+
+/// A trial for each way and case; one that fails if the program can't be built.
+fn trials_of_build(chapter: &Path, build: Build) -> Vec<Trial> {
+    let listed = build
+        .program(chapter)
+        .and_then(|program| Ok((cases_of(&program)?, program)));
+    let (cases, program) = match listed {
+        Ok(listed) => listed,
+        Err(why) => {
+            return vec![Trial::test(format!("build::{}", chapter.display()), || {
+                Err(why)
+            })];
+        }
+    };
+    let of_way = |&way: &Way| {
+        let taken = cases.iter().filter(move |case| way.takes(build, case));
+        taken
+            .map(|case| trial(way, chapter, &program, &case.name))
+            .collect::<Vec<_>>()
+    };
+    build.ways().iter().flat_map(of_way).collect()
+}
+
+fn trial(way: Way, chapter: &Path, program: &Path, case: &str) -> Trial {
+    let chapter = chapter
+        .file_stem()
+        .expect("it has a name")
+        .to_string_lossy()
+        .into_owned();
+    let name = format!("{}::{chapter}::{case}", way.name());
+    let (program, case) = (program.to_owned(), case.to_owned());
+    Trial::test(name, move || {
+        output_of(way.command(&program).arg(&case))?;
+        Ok(())
+    })
+}
+
+impl Build {
+    fn program(self, chapter: &Path) -> Result<PathBuf, Failed> {
+        let (suffix, flags, libraries): (_, &[&str], &[&str]) = match self {
+            Self::Alone => ("alone", &[], &["-lrsasync"]),
+            Self::Linked => ("linked", &["-DWITH_LIBCRYPTO"], &["-lrsasync", "-lcrypto"]),
+            Self::OnLibcrypto => (
+                "openssl",
+                &["-DWITH_LIBCRYPTO", "-DON_LIBCRYPTO"],
+                &["-lcrypto"],
+            ),
+        };
+        let program = BUILT
+            .join(chapter.file_stem().expect("it has a name"))
+            .with_extension(suffix);
+        let mut compiler = compiler(chapter);
+        if !matches!(self, Self::OnLibcrypto) {
+            compiler.arg("-I").arg(headers());
+        }
+        output_of(
+            compiler
+                .args(flags)
+                .arg(library_path())
+                .args(libraries)
+                .arg("-o")
+                .arg(&program),
+        )?;
+        Ok(program)
+    }
+
+    fn ways(self) -> &'static [Way] {
+        match self {
+            Self::Alone => &[Way::Alone, Way::Valgrind],
+            Self::Linked => &[Way::Linked, Way::Valgrind],
+            Self::OnLibcrypto => &[Way::Preloaded, Way::Libcrypto],
+        }
+    }
+}
+
+impl Way {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Alone => "alone",
+            Self::Linked => "linked",
+            Self::Preloaded => "preloaded",
+            Self::Libcrypto => "libcrypto",
+            Self::Valgrind => "valgrind",
+        }
+    }
+
+    fn takes(self, build: Build, case: &Case) -> bool {
+        match self {
+            Self::Alone => !case.needs_libcrypto,
+            Self::Linked | Self::Preloaded => true,
+            Self::Libcrypto => !case.ours,
+            // Once is enough: linked only where that is needed.
+            Self::Valgrind => {
+                !case.not_on_valgrind && case.needs_libcrypto == matches!(build, Build::Linked)
+            }
+        }
+    }
+
+    fn command(self, program: &Path) -> Command {
+        match self {
+            Self::Alone | Self::Linked | Self::Libcrypto => command(program, SECONDS),
+            Self::Preloaded => {
+                let mut command = command("env", SECONDS);
+                command
+                    .arg(format!("LD_PRELOAD={}", shared_library().display()))
+                    .arg(program);
+                command
+            }
+            Self::Valgrind => {
+                let mut command = command("valgrind", SECONDS_ON_VALGRIND);
+                command.args([
+                    "--quiet",
+                    "--error-exitcode=9",
+                    "--leak-check=full",
+                    "--errors-for-leak-kinds=definite",
+                    "--child-silent-after-fork=yes",
+                ]);
+                command.arg(program);
+                command
+            }
+        }
+    }
+}
+
+fn cases_of(program: &Path) -> Result<Vec<Case>, Failed> {
+    let list = stdout_of(command(program, SECONDS).arg("--list"))?;
+    let case = |line: &str| {
+        let (name, flags) = line.split_once(' ').expect("a case and its flags");
+        let flags: u32 = flags.parse().expect("flags are a number");
+        Case {
+            name: name.to_owned(),
+            ours: flags & 1 != 0,
+            needs_libcrypto: flags & 2 != 0,
+            not_on_valgrind: flags & 4 != 0,
+        }
+    };
+    Ok(list.lines().map(case).collect())
+}

@@ -1,0 +1,487 @@
+//! Whole programs: the man page's example, static ones, the openssl command, our examples.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use libtest_mimic::{Failed, Trial};
+
+use crate::stage::{
+    BUILT, ROOT, command, compiler, headers, library_path, output_of, shared_library, stderr_of,
+    stdout_of,
+};
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        Trial::test("programs::man_page_example_alone", man_page_example_alone),
+        Trial::test(
+            "programs::man_page_example_linked_beside_libcrypto",
+            man_page_example_linked,
+        ),
+        Trial::test(
+            "programs::man_page_example_preloaded",
+            man_page_example_preloaded,
+        ),
+        Trial::test("programs::static_program_that_uses_jobs", static_jobs),
+        Trial::test("programs::static_program_that_uses_libssl", static_ssl),
+        Trial::test("programs::wholly_static_program", wholly_static),
+        Trial::test(
+            "programs::loaded_and_unloaded_at_run_time",
+            loaded_at_run_time,
+        ),
+        Trial::test("programs::stats_are_printed_if_asked_for", stats),
+        Trial::test("programs::openssl_speed_sha256_preloaded", || {
+            speed("64", &["-evp", "sha256"])
+        }),
+        Trial::test("programs::openssl_speed_rsa2048_preloaded", || {
+            speed("8", &["rsa2048"])
+        }),
+    ];
+    for protocol in ["tls1_2", "tls1_3"] {
+        trials.push(Trial::test(
+            format!("programs::openssl_{protocol}_preloaded"),
+            move || tls(protocol),
+        ));
+    }
+    for example in ["pipe", "epoll", "callback"] {
+        trials.push(Trial::test(format!("examples::{example}"), move || {
+            run_example(example)
+        }));
+    }
+    trials
+}
+
+fn expect(condition: bool, what: impl Into<String>) -> Result<(), Failed> {
+    if condition {
+        Ok(())
+    } else {
+        Err(what.into().into())
+    }
+}
+
+// ---- the man page's example ----------------------------------------------------------
+
+struct ManPage {
+    example: String,
+    output: String,
+}
+
+/// The example and its output, as they stand in ASYNC_start_job(3ssl).
+fn man_page() -> Result<ManPage, Failed> {
+    let page = stdout_of(
+        command("gzip", 60)
+            .arg("-dc")
+            .arg("/usr/share/man/man3/ASYNC_start_job.3ssl.gz"),
+    )?;
+    let examples = page
+        .split_once(".SH \"EXAMPLES\"")
+        .ok_or("the man page has no examples")?
+        .1;
+    // Verbatim text stands between .Vb and .Ve; each line begins with \& and a space, and
+    // three characters are written otherwise.
+    let mut verbatim = examples.split(".Vb ").skip(1).map(|block| {
+        let lines = block.lines().skip(1).take_while(|line| *line != ".Ve");
+        let text = lines.map(|line| {
+            line.trim_start_matches("\\&")
+                .strip_prefix(' ')
+                .unwrap_or("")
+                .to_owned()
+                + "\n"
+        });
+        text.collect::<String>()
+            .replace("\\*(Aq", "'")
+            .replace("\\-", "-")
+            .replace("\\e", "\\")
+    });
+    let mut next = || verbatim.next().ok_or("the man page has changed");
+    Ok(ManPage {
+        example: next()?,
+        output: next()?,
+    })
+}
+
+/// Compiles the example with these flags, and checks what it prints and what it is bound to.
+fn man_page_example(name: &str, flags: &[String], preload: bool) -> Result<(), Failed> {
+    let ManPage { example, output } = man_page()?;
+    let program = BUILT.join(name);
+    let source = program.with_extension("c");
+    fs::write(&source, example)?;
+    output_of(
+        command("cc", 60)
+            .arg(&source)
+            .args(flags)
+            .arg("-o")
+            .arg(&program),
+    )?;
+
+    let mut run = command("env", 60);
+    if preload {
+        run.arg(format!("LD_PRELOAD={}", shared_library().display()));
+    }
+    run.arg("LD_DEBUG=bindings").arg(&program);
+    let run = output_of(&mut run)?;
+    let printed = String::from_utf8_lossy(&run.stdout);
+    expect(
+        printed == output,
+        format!("it printed\n{printed}and not\n{output}"),
+    )?;
+
+    // The loader's lines: binding file PROGRAM [0] to LIBRARY [0]: normal symbol `NAME' ...
+    let bindings = String::from_utf8_lossy(&run.stderr);
+    let from_program = format!("binding file {} ", program.display());
+    let calls = bindings
+        .lines()
+        .filter(|line| line.contains(&from_program) && line.contains("symbol `ASYNC_"));
+    let (mut count, library) = (0, shared_library().canonicalize()?);
+    for call in calls {
+        count += 1;
+        let bound = call
+            .split_once(" to ")
+            .and_then(|(_, rest)| rest.split_once(" ["))
+            .map(|(file, _)| file);
+        let bound =
+            Path::new(bound.ok_or("a line of LD_DEBUG that is not understood")?).canonicalize()?;
+        expect(bound == library, format!("bound elsewhere: {call}"))?;
+    }
+    expect(
+        count == 8,
+        format!("it calls 8 functions, and {count} bindings were seen"),
+    )
+}
+
+fn man_page_example_alone() -> Result<(), Failed> {
+    let include = |path: PathBuf| format!("-I{}", path.display());
+    let path = library_path();
+    let flags = [
+        include(headers()),
+        include(headers().join("standalone")),
+        path,
+        "-lrsasync".to_owned(),
+    ];
+    man_page_example("man-page-alone", &flags, false)?;
+    let needed = stdout_of(
+        command("readelf", 60)
+            .arg("--dynamic")
+            .arg(BUILT.join("man-page-alone")),
+    )?;
+    expect(
+        !needed.contains("libcrypto"),
+        "it was to be without libcrypto",
+    )
+}
+
+fn man_page_example_linked() -> Result<(), Failed> {
+    let path = library_path();
+    man_page_example(
+        "man-page-linked",
+        &[path, "-lrsasync".to_owned(), "-lcrypto".to_owned()],
+        false,
+    )
+}
+
+fn man_page_example_preloaded() -> Result<(), Failed> {
+    man_page_example("man-page-preloaded", &["-lcrypto".to_owned()], true)
+}
+
+// ---- static and dynamic loading ------------------------------------------------------
+
+fn source(name: &str) -> PathBuf {
+    ROOT.join("ctests/programs").join(name)
+}
+
+/// The line that the README gives for programs with a static OpenSSL.
+fn link_static(name: &str) -> Result<(PathBuf, String), Failed> {
+    let program = BUILT.join(name);
+    let map = program.with_extension("map");
+    let mut compiler = compiler(&source(name).with_extension("c"));
+    compiler
+        .arg(format!("-I{}", headers().display()))
+        .arg("-o")
+        .arg(&program)
+        .arg(library_path());
+    compiler.args([
+        "-Wl,--whole-archive",
+        "-l:librsasync.a",
+        "-Wl,--no-whole-archive",
+    ]);
+    compiler.args([
+        "-Wl,--allow-multiple-definition",
+        "-l:libssl.a",
+        "-l:libcrypto.a",
+    ]);
+    output_of(compiler.arg(format!("-Wl,-Map={}", map.display())))?;
+    Ok((program, fs::read_to_string(map)?))
+}
+
+/// That every ASYNC_ function of the program lies in our archive's sections of the link map.
+fn all_are_ours(program: &Path, map: &str) -> Result<(), Failed> {
+    let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+    // " .text.NAME  0xADDRESS  0xSIZE FILE", where a long name has a line of its own; the lines
+    // of its symbols follow.
+    let joined = map.replace("\n                0x", " 0x");
+    let section = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [name, address, size, file, ..] = words[..] else {
+            return None;
+        };
+        let ours = name.starts_with(".text") && file.contains("librsasync.a");
+        let start = number(address)?;
+        ours.then_some(start..start + number(size)?)
+    };
+    let ours: Vec<_> = joined.lines().filter_map(section).collect();
+    expect(
+        !ours.is_empty(),
+        "the link map shows nothing of librsasync.a",
+    )?;
+    let nm = stdout_of(command("nm", 60).arg("--defined-only").arg(program))?;
+    let mut count = 0;
+    for (address, name) in nm.lines().filter_map(|line| line.split_once(" T ")) {
+        if name.starts_with("ASYNC_") {
+            let address = number(address).ok_or("nm's addresses are not understood")?;
+            expect(
+                ours.iter().any(|section| section.contains(&address)),
+                format!("{name} is not ours"),
+            )?;
+            count += 1;
+        }
+    }
+    expect(count == 22, format!("{count} functions are there, not 22"))
+}
+
+fn static_jobs() -> Result<(), Failed> {
+    let (program, map) = link_static("static_jobs")?;
+    all_are_ours(&program, &map)?;
+    output_of(&mut command(&program, 60)).map(drop)
+}
+
+fn static_ssl() -> Result<(), Failed> {
+    let (program, map) = link_static("static_ssl")?;
+    all_are_ours(&program, &map)?;
+    let stats = stderr_of(command("env", 60).arg("RSASYNC_STATS=1").arg(&program))?;
+    expect(
+        stacks_made(&stats)? == 1,
+        format!("libssl ran no job of ours: {stats}"),
+    )
+}
+
+/// Without any shared library, the C library's neither.
+fn wholly_static() -> Result<(), Failed> {
+    let program = BUILT.join("wholly-static");
+    let mut compiler = command("cc", 120);
+    compiler
+        .arg("-static")
+        .arg(ROOT.join("examples/pipe.c"))
+        .arg(format!("-I{}", headers().display()));
+    output_of(
+        compiler
+            .arg(library_path())
+            .arg("-l:librsasync.a")
+            .arg("-o")
+            .arg(&program),
+    )?;
+    output_of(&mut command(&program, 60)).map(drop)
+}
+
+fn loaded_at_run_time() -> Result<(), Failed> {
+    let program = BUILT.join("dlopen");
+    let mut compiler = compiler(&source("dlopen.c"));
+    output_of(
+        compiler
+            .arg(format!("-I{}", headers().display()))
+            .arg("-o")
+            .arg(&program),
+    )?;
+    output_of(command(&program, 60).arg(shared_library())).map(drop)
+}
+
+/// The number in RSASYNC_STATS's line.
+fn stacks_made(stderr: &str) -> Result<u64, Failed> {
+    let line = stderr
+        .lines()
+        .find(|line| line.starts_with("rsasync 0"))
+        .ok_or(format!("no stats in:\n{stderr}"))?;
+    let number = line
+        .split(": ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|n| n.parse().ok());
+    Ok(number.ok_or(format!("no number in: {line}"))?)
+}
+
+fn stats() -> Result<(), Failed> {
+    let program = BUILT.join("man-page-stats");
+    let c = program.with_extension("c");
+    fs::write(&c, man_page()?.example)?;
+    output_of(
+        command("cc", 60)
+            .arg(&c)
+            .arg("-lcrypto")
+            .arg("-o")
+            .arg(&program),
+    )?;
+    let run = |variable: &str| {
+        let mut env = command("env", 60);
+        stderr_of(
+            env.arg(variable)
+                .arg(format!("LD_PRELOAD={}", shared_library().display()))
+                .arg(&program),
+        )
+    };
+    expect(
+        stacks_made(&run("RSASYNC_STATS=1")?)? == 1,
+        "one stack should have been made",
+    )?;
+    expect(run("RSASYNC_STATS=0")?.is_empty(), "0 asks for nothing")?;
+    expect(
+        run("RSASYNC_STATS=")?.is_empty(),
+        "an empty variable asks for nothing",
+    )?;
+    expect(
+        run("NOTHING=1")?.is_empty(),
+        "it must be silent unless asked",
+    )
+}
+
+// ---- the openssl command -------------------------------------------------------------
+
+/// openssl with the library preloaded, which tells at its end that it was used.
+fn openssl(seconds: u32) -> Command {
+    let mut openssl = command("env", seconds);
+    openssl
+        .arg("RSASYNC_STATS=1")
+        .arg(format!("LD_PRELOAD={}", shared_library().display()))
+        .arg("openssl");
+    openssl
+}
+
+fn speed(jobs: &str, what: &[&str]) -> Result<(), Failed> {
+    let stderr = stderr_of(
+        openssl(120)
+            .args(["speed", "-seconds", "1", "-async_jobs", jobs])
+            .args(what),
+    )?;
+    let made = stacks_made(&stderr)?;
+    expect(
+        made == jobs.parse()?,
+        format!("{made} stacks were made, not {jobs}:\n{stderr}"),
+    )
+}
+
+fn tls(protocol: &str) -> Result<(), Failed> {
+    let directory = tempfile::tempdir()?;
+    let (key, certificate) = (
+        directory.path().join("key.pem"),
+        directory.path().join("certificate.pem"),
+    );
+    let mut request = command("openssl", 60);
+    request.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "1",
+        "-subj",
+        "/CN=localhost",
+    ]);
+    output_of(
+        request
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate),
+    )?;
+
+    // A port that is free: it was given to us, and we close it.
+    let port = TcpListener::bind("127.0.0.1:0")?
+        .local_addr()?
+        .port()
+        .to_string();
+    let mut server = openssl(60);
+    server.args([
+        "s_server", "-async", "-naccept", "1", "-www", "-accept", &port,
+    ]);
+    server.arg("-key").arg(&key).arg("-cert").arg(&certificate);
+    let server = server
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    // It accepts a single connection, so only the handshake itself can show that it listens.
+    let ready = "until grep -q \":$(printf %04X \"$0\") .* 0A \" /proc/net/tcp /proc/net/tcp6; do sleep 0.02; done";
+    output_of(command("sh", 30).args(["-c", ready, &port]))?;
+
+    let mut client = openssl(60);
+    client.args([
+        "s_client",
+        "-async",
+        "-brief",
+        &format!("-{protocol}"),
+        "-connect",
+    ]);
+    client.arg(format!("127.0.0.1:{port}"));
+    let get = directory.path().join("request");
+    fs::write(&get, "GET / HTTP/1.0\r\n\r\n")?;
+    // s_client stops at the end of its input unless told otherwise; the server closes.
+    let client = output_of(client.arg("-ign_eof").stdin(fs::File::open(get)?))?;
+    let server = server.wait_with_output()?;
+
+    let version = if protocol == "tls1_2" {
+        "Protocol version: TLSv1.2"
+    } else {
+        "Protocol version: TLSv1.3"
+    };
+    let client_stderr = String::from_utf8_lossy(&client.stderr);
+    expect(
+        client_stderr.contains(version),
+        format!("not {version}:\n{client_stderr}"),
+    )?;
+    expect(
+        String::from_utf8_lossy(&client.stdout).contains("s_server -async"),
+        "the server's page did not arrive",
+    )?;
+    for (side, stderr) in [("client", &client.stderr), ("server", &server.stderr)] {
+        expect(
+            stacks_made(&String::from_utf8_lossy(stderr))? > 0,
+            format!("the {side} ran no job of ours"),
+        )?;
+    }
+    Ok(())
+}
+
+// ---- our examples --------------------------------------------------------------------
+
+/// On libcrypto, on rsasync, and there under valgrind: the same output each time.
+fn run_example(name: &str) -> Result<(), Failed> {
+    let c = ROOT.join("examples").join(name).with_extension("c");
+    let (on_libcrypto, ours) = (BUILT.join(format!("{name}-libcrypto")), BUILT.join(name));
+    output_of(compiler(&c).arg("-lcrypto").arg("-o").arg(&on_libcrypto))?;
+    let mut compiler = compiler(&c);
+    compiler
+        .arg(format!("-I{}", headers().display()))
+        .arg(library_path())
+        .arg("-lrsasync");
+    output_of(compiler.arg("-o").arg(&ours))?;
+    let wanted = stdout_of(&mut command(&on_libcrypto, 60))?;
+    expect(!wanted.is_empty(), "it shows nothing")?;
+    let printed = stdout_of(&mut command(&ours, 60))?;
+    expect(
+        printed == wanted,
+        format!("it printed\n{printed}and on libcrypto\n{wanted}"),
+    )?;
+    let mut valgrind = command("valgrind", 300);
+    valgrind.args([
+        "--quiet",
+        "--error-exitcode=9",
+        "--leak-check=full",
+        "--errors-for-leak-kinds=definite",
+    ]);
+    let printed = stdout_of(valgrind.arg(&ours))?;
+    expect(
+        printed == wanted,
+        format!("under valgrind it printed\n{printed}"),
+    )?;
+    Ok(())
+}

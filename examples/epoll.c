@@ -1,0 +1,289 @@
+/*
+ * An event loop that drives a thousand jobs by epoll.
+ *
+ * Each job makes a checksum in three steps. Every step is done by one of four worker threads,
+ * which signals an eventfd that the job has put into its wait context; meanwhile the job is
+ * paused. ASYNC_WAIT_CTX_get_changed_fds() tells the loop what to add to epoll and what to
+ * remove. At most 256 jobs are in flight; the others are started as those finish.
+ *
+ *     cc -std=gnu11 epoll.c -o epoll -lrsasync -pthread     (or -lcrypto for -lrsasync)
+ */
+#include <errno.h>
+#include <openssl/async.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+enum { JOBS = 1000, IN_FLIGHT = 256, WORKERS = 4, STEPS = 3, CHUNK = 500, EVENTS = 64 };
+
+/* What a job uses to talk to the workers. Channels are lent to one job after another. */
+struct channel {
+    int eventfd;
+    const uint8_t *chunk; /* the request: */
+    uint32_t sum;         /* in: the checksum so far, out: with the chunk */
+    struct channel *next; /* in the queue, or among the free ones */
+};
+
+struct task {
+    const uint8_t *data;
+    uint32_t sum;
+    ASYNC_JOB *job;
+    ASYNC_WAIT_CTX *ctx;
+};
+
+struct loop {
+    int epoll;
+    size_t started, finished, most, pauses;
+    uint64_t sum;
+};
+
+static struct {
+    pthread_mutex_t mutex;
+    pthread_cond_t filled;
+    struct channel *first, **end;
+    int closed;
+} queue = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, &queue.first, 0 };
+
+static struct channel channels[IN_FLIGHT], *free_channels; /* the loop's thread only */
+static const char channel_key;
+
+static void die(const char *what)
+{
+    fprintf(stderr, "epoll: %s failed\n", what);
+    exit(EXIT_FAILURE);
+}
+
+/* Adler-32, which can be made in steps: each goes on from the sum of the one before. */
+static uint32_t checksum(uint32_t sum, const uint8_t *data, size_t size)
+{
+    uint32_t a = sum & 0xffff, b = sum >> 16;
+
+    for (size_t i = 0; i < size; i++) {
+        a = (a + data[i]) % 65521;
+        b = (b + a) % 65521;
+    }
+    return b << 16 | a;
+}
+
+/* The workers */
+
+static void submit(struct channel *channel)
+{
+    channel->next = NULL;
+    pthread_mutex_lock(&queue.mutex);
+    *queue.end = channel;
+    queue.end = &channel->next;
+    pthread_cond_signal(&queue.filled);
+    pthread_mutex_unlock(&queue.mutex);
+}
+
+/* Waits for a request; NULL when there will be no more. */
+static struct channel *take(void)
+{
+    struct channel *channel;
+
+    pthread_mutex_lock(&queue.mutex);
+    while (queue.first == NULL && !queue.closed)
+        pthread_cond_wait(&queue.filled, &queue.mutex);
+    channel = queue.first;
+    if (channel != NULL && (queue.first = channel->next) == NULL)
+        queue.end = &queue.first;
+    pthread_mutex_unlock(&queue.mutex);
+    return channel;
+}
+
+static void *work(void *arg)
+{
+    struct channel *channel;
+
+    while ((channel = take()) != NULL) {
+        channel->sum = checksum(channel->sum, channel->chunk, CHUNK);
+        if (eventfd_write(channel->eventfd, 1) != 0) /* from here on it is the job's again */
+            die("eventfd_write");
+    }
+    return arg;
+}
+
+static void close_queue(void)
+{
+    pthread_mutex_lock(&queue.mutex);
+    queue.closed = 1;
+    pthread_cond_broadcast(&queue.filled);
+    pthread_mutex_unlock(&queue.mutex);
+}
+
+/* The jobs */
+
+/* Has a worker do one step, and pauses the job until it is done. */
+static uint32_t request(struct channel *channel, uint32_t sum, const uint8_t *chunk)
+{
+    eventfd_t count;
+
+    channel->sum = sum;
+    channel->chunk = chunk;
+    submit(channel);
+    do { /* that a job is resumed need not mean that its own request is done: look */
+        if (!ASYNC_pause_job())
+            die("ASYNC_pause_job");
+    } while (eventfd_read(channel->eventfd, &count) != 0);
+    return channel->sum;
+}
+
+static int checksum_job(void *args)
+{
+    struct task *task = *(struct task **)args;
+    ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(ASYNC_get_current_job());
+    struct channel *channel = free_channels;
+
+    free_channels = channel->next; /* there is one for each job in flight */
+    /* No cleanup routine: the descriptor outlives the wait context. */
+    if (!ASYNC_WAIT_CTX_set_wait_fd(ctx, &channel_key, channel->eventfd, channel, NULL))
+        return 0;
+
+    task->sum = 1;
+    for (size_t step = 0; step < STEPS; step++)
+        task->sum = request(channel, task->sum, task->data + step * CHUNK);
+
+    /* So the loop will take the descriptor out of epoll before another job gets the channel. */
+    if (!ASYNC_WAIT_CTX_clear_fd(ctx, &channel_key))
+        return 0;
+    channel->next = free_channels;
+    free_channels = channel;
+    return 1;
+}
+
+/* The event loop */
+
+/* What a job has put into its wait context and taken out since it was last resumed. */
+static void update_epoll(struct loop *loop, struct task *task)
+{
+    struct epoll_event event = { .events = EPOLLIN, .data.ptr = task };
+    OSSL_ASYNC_FD added, removed;
+    size_t adds, removes;
+
+    /* Without lists it counts. These jobs never have more than one of each. */
+    if (!ASYNC_WAIT_CTX_get_changed_fds(task->ctx, NULL, &adds, NULL, &removes)
+            || adds > 1 || removes > 1
+            || !ASYNC_WAIT_CTX_get_changed_fds(task->ctx, &added, &adds, &removed, &removes))
+        die("ASYNC_WAIT_CTX_get_changed_fds");
+    if (removes && epoll_ctl(loop->epoll, EPOLL_CTL_DEL, removed, NULL) != 0)
+        die("EPOLL_CTL_DEL");
+    if (adds && epoll_ctl(loop->epoll, EPOLL_CTL_ADD, added, &event) != 0)
+        die("EPOLL_CTL_ADD");
+}
+
+/* Starts or resumes a task's job. 0 if it can't be started now. */
+static int drive(struct loop *loop, struct task *task)
+{
+    int ok;
+
+    switch (ASYNC_start_job(&task->job, task->ctx, &ok, checksum_job, &task, sizeof(task))) {
+    case ASYNC_NO_JOBS:
+        return 0;
+    case ASYNC_PAUSE:
+        loop->pauses++;
+        break;
+    case ASYNC_FINISH:
+        if (!ok)
+            die("a job");
+        loop->finished++;
+        loop->sum += task->sum;
+        break;
+    default:
+        die("ASYNC_start_job");
+    }
+    update_epoll(loop, task);
+    return 1;
+}
+
+/* Starts tasks until all are or ASYNC_NO_JOBS says that enough are in flight. */
+static void start_tasks(struct loop *loop, struct task *tasks)
+{
+    while (loop->started < JOBS && drive(loop, &tasks[loop->started]))
+        loop->started++;
+    if (loop->started - loop->finished > loop->most)
+        loop->most = loop->started - loop->finished;
+    if (loop->started == loop->finished && loop->finished < JOBS)
+        die("starting even one job");
+}
+
+static void run(struct loop *loop, struct task *tasks)
+{
+    struct epoll_event events[EVENTS];
+
+    start_tasks(loop, tasks);
+    while (loop->finished < JOBS) {
+        int n = epoll_wait(loop->epoll, events, EVENTS, -1);
+
+        if (n < 0 && errno != EINTR)
+            die("epoll_wait");
+        for (int i = 0; i < n; i++)
+            drive(loop, events[i].data.ptr);
+        start_tasks(loop, tasks);
+    }
+}
+
+static void set_up(struct loop *loop, struct task *tasks, const uint8_t *data)
+{
+    if ((loop->epoll = epoll_create1(EPOLL_CLOEXEC)) < 0)
+        die("epoll_create1");
+    for (size_t i = 0; i < IN_FLIGHT; i++) {
+        if ((channels[i].eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) < 0)
+            die("eventfd");
+        channels[i].next = free_channels;
+        free_channels = &channels[i];
+    }
+    for (size_t i = 0; i < JOBS; i++) {
+        tasks[i].data = data + i;
+        if ((tasks[i].ctx = ASYNC_WAIT_CTX_new()) == NULL)
+            die("ASYNC_WAIT_CTX_new");
+    }
+    /* The limit, and how many of the jobs are made at once: the rest when they are wanted. */
+    if (!ASYNC_init_thread(IN_FLIGHT, IN_FLIGHT / 4))
+        die("ASYNC_init_thread");
+}
+
+static void tear_down(struct loop *loop, struct task *tasks)
+{
+    ASYNC_cleanup_thread();
+    for (size_t i = 0; i < JOBS; i++)
+        ASYNC_WAIT_CTX_free(tasks[i].ctx);
+    for (size_t i = 0; i < IN_FLIGHT; i++)
+        close(channels[i].eventfd);
+    close(loop->epoll);
+}
+
+int main(void)
+{
+    static uint8_t data[JOBS + STEPS * CHUNK];
+    static struct task tasks[JOBS];
+    struct loop loop = { 0 };
+    pthread_t workers[WORKERS];
+    uint64_t expected = 0;
+
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = (uint8_t)(i * i >> 3);
+    for (size_t i = 0; i < JOBS; i++)
+        expected += checksum(1, data + i, STEPS * CHUNK);
+
+    set_up(&loop, tasks, data);
+    for (size_t i = 0; i < WORKERS; i++)
+        if (pthread_create(&workers[i], NULL, work, NULL) != 0)
+            die("pthread_create");
+    run(&loop, tasks);
+    close_queue();
+    for (size_t i = 0; i < WORKERS; i++)
+        if (pthread_join(workers[i], NULL) != 0)
+            die("pthread_join");
+    tear_down(&loop, tasks);
+
+    printf("jobs      %zu, at most %zu in flight\n", loop.finished, loop.most);
+    printf("pauses    %zu\n", loop.pauses);
+    printf("sum       %llu\n", (unsigned long long)loop.sum);
+    printf("expected  %llu\n", (unsigned long long)expected);
+    return loop.sum == expected ? EXIT_SUCCESS : EXIT_FAILURE;
+}

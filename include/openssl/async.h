@@ -1,0 +1,421 @@
+/* OpenSSL's asynchronous jobs, as rsasync has them. It may follow OpenSSL's own header.
+ *
+ * Made by cbindgen from src/entry.rs; see `make headers`. */
+
+#ifndef OPENSSL_ASYNC_H
+#define OPENSSL_ASYNC_H
+
+#define HEADER_ASYNC_H
+
+#include <stdlib.h>
+#include <openssl/asyncerr.h>
+
+/** A file descriptor to wait for, and what is none. */
+#define OSSL_ASYNC_FD int
+#define OSSL_BAD_ASYNC_FD -1
+
+/**
+ * ASYNC_start_job() was refused; the reason is on the error queue.
+ */
+#define ASYNC_ERR 0
+
+/**
+ * ASYNC_start_job() got no job; try again later.
+ */
+#define ASYNC_NO_JOBS 1
+
+/**
+ * The job paused; resume it later.
+ */
+#define ASYNC_PAUSE 2
+
+/**
+ * The job finished.
+ */
+#define ASYNC_FINISH 3
+
+/**
+ * The engine has no callbacks.
+ */
+#define ASYNC_STATUS_UNSUPPORTED 0
+
+/**
+ * The engine failed to submit the job's request.
+ */
+#define ASYNC_STATUS_ERR 1
+
+/**
+ * The engine has submitted it.
+ */
+#define ASYNC_STATUS_OK 2
+
+/**
+ * The engine is busy; resume the job later, so that it submits again.
+ */
+#define ASYNC_STATUS_EAGAIN 3
+
+/**
+ * A job; see ASYNC_start_job().
+ */
+struct async_job_st;
+
+/**
+ * A wait context; see ASYNC_WAIT_CTX_new().
+ */
+struct async_wait_ctx_st;
+
+typedef struct async_job_st ASYNC_JOB;
+
+typedef struct async_wait_ctx_st ASYNC_WAIT_CTX;
+
+/**
+ * Gives memory for a job's stack: takes the number of bytes wanted in *num, leaves there the
+ * number given. NULL if there is none. Since OpenSSL 3.2.
+ */
+typedef void *(*ASYNC_stack_alloc_fn)(size_t *num);
+
+/**
+ * Takes such memory back. Since OpenSSL 3.2.
+ */
+typedef void (*ASYNC_stack_free_fn)(void *addr);
+
+/**
+ * What an engine calls, instead of making a file descriptor readable, to tell that a job may
+ * be resumed: called with the argument given to ASYNC_WAIT_CTX_set_callback(). Since OpenSSL
+ * 3.0.
+ */
+typedef int (*ASYNC_callback_fn)(void *arg);
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Sets how many jobs the calling thread may have, and makes some of them at once.
+ *
+ * Idle jobs of before are freed and the count begins anew. Jobs that are paused stay valid,
+ * don't count, and join the thread's idle ones when they finish. A thread that never calls
+ * this has no limit.
+ *
+ * @param max_size   how many jobs may be made; 0: any number
+ * @param init_size  how many are made now; if memory ends there are fewer, which is no error
+ * @return 1, or 0 with ASYNC_R_INVALID_POOL_SIZE if init_size is above max_size
+ *
+ * Since OpenSSL 1.1.0.
+ */
+int ASYNC_init_thread(size_t max_size, size_t init_size);
+
+/**
+ * Frees the calling thread's idle jobs and forgets its limit.
+ *
+ * Jobs that are paused stay valid and may be resumed; a running one that calls this goes on.
+ * A thread that ends does it by itself. Jobs still paused then can never be resumed; their
+ * stacks stay, as something may point into them.
+ *
+ * Since OpenSSL 1.1.0, where no job may be left.
+ */
+void ASYNC_cleanup_thread(void);
+
+/**
+ * Starts a job, or resumes one that is paused.
+ *
+ * With *job NULL it starts func on a stack of its own. With *job from a call that returned
+ * ASYNC_PAUSE it goes on where that job paused, and ignores ctx, func, args and size; only
+ * the thread that started a job may resume it. A job may start and resume other jobs.
+ *
+ * @param job   where the handle of a paused job is, or will be put; it belongs to the thread
+ * @param ctx   the wait context that the job will find by ASYNC_get_wait_ctx(), or NULL; it
+ *              stays the caller's
+ * @param ret   where func's result will be put
+ * @param func  what the job runs; it gets the copy of args, or NULL if there is none
+ * @param args  what is copied, aligned to 16 bytes; the copy lives as long as the job. May
+ *              be NULL
+ * @param size  the size of that in bytes; 0: there is nothing to copy
+ * @return ASYNC_FINISH: func has returned, *ret is its result, *job is NULL.
+ *         ASYNC_PAUSE: it paused, *job is its handle.
+ *         ASYNC_NO_JOBS: the thread's limit is reached, or there is no memory for a stack;
+ *         try again when another job has finished. Nothing is on the error queue.
+ *         ASYNC_ERR: refused, nothing has changed, an error is queued.
+ *         ERR_R_PASSED_NULL_PARAMETER: job, ret, or func is NULL; ERR_R_MALLOC_FAILURE: args
+ *         can't be copied; ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED: *job belongs to another
+ *         thread, is running, has started the job that calls, or has finished.
+ *
+ * Since OpenSSL 1.1.0; size may be 0 since 3.0.
+ *
+ * What the caller must see to:
+ * The pointers are valid as described; a handle in *job has not been freed with its pool.
+ */
+int ASYNC_start_job(ASYNC_JOB **job,
+                    ASYNC_WAIT_CTX *ctx,
+                    int *ret,
+                    int (*func)(void *args),
+                    void *args,
+                    size_t size);
+
+/**
+ * Pauses the current job: the ASYNC_start_job() that started or resumed it returns
+ * ASYNC_PAUSE. Returns once the job has been resumed; what the job's wait context had marked
+ * as added or deleted is then forgotten.
+ *
+ * Outside a job, and after ASYNC_block_pause(), it returns at once.
+ *
+ * @return 1
+ *
+ * Since OpenSSL 1.1.0.
+ */
+int ASYNC_pause_job(void);
+
+/**
+ * Returns the job that runs on the calling thread, NULL outside a job. The innermost one, if
+ * jobs started others. Since OpenSSL 1.1.0.
+ */
+ASYNC_JOB *ASYNC_get_current_job(void);
+
+/**
+ * Returns the wait context that the job was started with. Any thread may ask.
+ *
+ * NULL if there is none, or it was freed, or the job has finished (as long as its thread's
+ * pool has it), or job is NULL.
+ *
+ * Since OpenSSL 1.1.0.
+ *
+ * What the caller must see to:
+ * `job` is NULL, or has not been freed with its pool.
+ */
+ASYNC_WAIT_CTX *ASYNC_get_wait_ctx(ASYNC_JOB *job);
+
+/**
+ * Keeps the current job from pausing until as many calls of ASYNC_unblock_pause(), so that it
+ * can hold a lock. Counted for each job; forgotten when the job ends. Does nothing outside a
+ * job. Since OpenSSL 1.1.0.
+ */
+void ASYNC_block_pause(void);
+
+/**
+ * Takes back one call of ASYNC_block_pause(), if there is one. Since OpenSSL 1.1.0.
+ */
+void ASYNC_unblock_pause(void);
+
+/**
+ * Returns 1: jobs work on this system. Since OpenSSL 1.1.0.
+ */
+int ASYNC_is_capable(void);
+
+/**
+ * Sets the functions that give and take back memory for stacks, for the whole process.
+ *
+ * They are asked for 32,768 bytes, or for RSASYNC_STACK_SIZE where the environment sets that.
+ * A job uses what is in *num then, more or less, but for some 200 bytes at its top; below
+ * 2 KiB there is no job. Such stacks have no guard but what the functions give them. They
+ * may be called in any thread, and must not throw.
+ *
+ * @param alloc_fn  gives memory; NULL keeps the function in place
+ * @param free_fn   takes it back; NULL keeps the function in place
+ * @return 1, or 0 after the first stack has been asked for, whether there was one or not
+ *
+ * Since OpenSSL 3.2.
+ */
+int ASYNC_set_mem_functions(ASYNC_stack_alloc_fn alloc_fn, ASYNC_stack_free_fn free_fn);
+
+/**
+ * Tells the functions in place. The default ones may be called: they give guarded stacks of
+ * at least the size asked for, and not less than RSASYNC_STACK_SIZE.
+ *
+ * @param alloc_fn  where the one that gives memory is put, or NULL
+ * @param free_fn   where the one that takes it back is put, or NULL
+ *
+ * Since OpenSSL 3.2.
+ *
+ * What the caller must see to:
+ * The pointers are NULL or may be written.
+ */
+void ASYNC_get_mem_functions(ASYNC_stack_alloc_fn *alloc_fn, ASYNC_stack_free_fn *free_fn);
+
+/**
+ * Makes a wait context: where a job puts the file descriptors that become readable when it
+ * may be resumed. It belongs to the caller, who frees it by ASYNC_WAIT_CTX_free(); it may
+ * serve one job after another.
+ *
+ * All calls but ASYNC_WAIT_CTX_free() may be made by several threads at once.
+ *
+ * @return NULL with ERR_R_MALLOC_FAILURE if there is no memory
+ *
+ * Since OpenSSL 1.1.0.
+ */
+ASYNC_WAIT_CTX *ASYNC_WAIT_CTX_new(void);
+
+/**
+ * Frees a wait context, after the cleanup routines of its descriptors, the newest first. A
+ * routine may call back into the context. A job that is paused goes on without context.
+ *
+ * @param ctx  the context, or NULL
+ *
+ * Since OpenSSL 1.1.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or came from ASYNC_WAIT_CTX_new(); no other call for it is under way.
+ */
+void ASYNC_WAIT_CTX_free(ASYNC_WAIT_CTX *ctx);
+
+/**
+ * Adds a file descriptor, in front of the others.
+ *
+ * @param ctx          the context
+ * @param key          by which the owner finds the descriptor again; if the context has one
+ *                     with this key, then that is hidden until this one is cleared
+ * @param fd           the descriptor; it stays the caller's
+ * @param custom_data  what comes back from ASYNC_WAIT_CTX_get_fd()
+ * @param cleanup      called with all of this when the context is freed, but not when the
+ *                     descriptor is cleared; or NULL
+ * @return 1, or 0 with ERR_R_PASSED_NULL_PARAMETER or ERR_R_MALLOC_FAILURE
+ *
+ * Since OpenSSL 1.1.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or a context that has not been freed.
+ */
+int ASYNC_WAIT_CTX_set_wait_fd(ASYNC_WAIT_CTX *ctx,
+                               const void *key,
+                               OSSL_ASYNC_FD fd,
+                               void *custom_data,
+                               void (*cleanup)(ASYNC_WAIT_CTX *ctx,
+                                               const void *key,
+                                               OSSL_ASYNC_FD fd,
+                                               void *custom_data));
+
+/**
+ * Finds the newest descriptor with a key.
+ *
+ * @param ctx          the context
+ * @param key          the key
+ * @param fd           where the descriptor is put
+ * @param custom_data  where its data are put, or NULL
+ * @return 1; 0 if there is none, or with ERR_R_PASSED_NULL_PARAMETER
+ *
+ * Since OpenSSL 1.1.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or a context that has not been freed; the others are NULL or may be written.
+ */
+int ASYNC_WAIT_CTX_get_fd(ASYNC_WAIT_CTX *ctx,
+                          const void *key,
+                          OSSL_ASYNC_FD *fd,
+                          void **custom_data);
+
+/**
+ * Lists the descriptors, the newest first.
+ *
+ * @param ctx     the context
+ * @param fd      where they are put, with room for all; NULL: only count them
+ * @param numfds  where their number is put
+ * @return 1, or 0 with ERR_R_PASSED_NULL_PARAMETER
+ *
+ * Since OpenSSL 1.1.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or a context that has not been freed; the others may be written as described.
+ */
+int ASYNC_WAIT_CTX_get_all_fds(ASYNC_WAIT_CTX *ctx, OSSL_ASYNC_FD *fd, size_t *numfds);
+
+/**
+ * Lists the descriptors that were added, and those that were cleared, since the context was
+ * made or a paused job of it was last resumed; the newest first.
+ *
+ * @param ctx        the context
+ * @param addfd      where the added ones are put, with room for all; NULL: only count them
+ * @param numaddfds  where their number is put
+ * @param delfd      where the cleared ones are put, with room for all; NULL: only count them
+ * @param numdelfds  where their number is put
+ * @return 1, or 0 with ERR_R_PASSED_NULL_PARAMETER
+ *
+ * Since OpenSSL 1.1.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or a context that has not been freed; the others may be written as described.
+ */
+int ASYNC_WAIT_CTX_get_changed_fds(ASYNC_WAIT_CTX *ctx,
+                                   OSSL_ASYNC_FD *addfd,
+                                   size_t *numaddfds,
+                                   OSSL_ASYNC_FD *delfd,
+                                   size_t *numdelfds);
+
+/**
+ * Takes out the newest descriptor with a key, without calling its cleanup routine.
+ *
+ * @param ctx  the context
+ * @param key  the key
+ * @return 1; 0 if there is none, or with ERR_R_PASSED_NULL_PARAMETER
+ *
+ * Since OpenSSL 1.1.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or a context that has not been freed.
+ */
+int ASYNC_WAIT_CTX_clear_fd(ASYNC_WAIT_CTX *ctx, const void *key);
+
+/**
+ * Sets what an engine calls to tell that the job may be resumed.
+ *
+ * @param ctx           the context
+ * @param callback      the function, or NULL for none
+ * @param callback_arg  its argument
+ * @return 1, or 0 if ctx is NULL
+ *
+ * Since OpenSSL 3.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or a context that has not been freed.
+ */
+int ASYNC_WAIT_CTX_set_callback(ASYNC_WAIT_CTX *ctx,
+                                ASYNC_callback_fn callback,
+                                void *callback_arg);
+
+/**
+ * Tells the function that was set, and its argument.
+ *
+ * @param ctx           the context
+ * @param callback      where the function is put
+ * @param callback_arg  where its argument is put
+ * @return 1; 0 if there is none, or with ERR_R_PASSED_NULL_PARAMETER
+ *
+ * Since OpenSSL 3.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or a context that has not been freed; the others are NULL or may be written.
+ */
+int ASYNC_WAIT_CTX_get_callback(ASYNC_WAIT_CTX *ctx,
+                                ASYNC_callback_fn *callback,
+                                void **callback_arg);
+
+/**
+ * Sets what became of the job's request, for whoever resumes the job.
+ *
+ * @param ctx     the context
+ * @param status  one of ASYNC_STATUS_..., or any other number
+ * @return 1, or 0 with ERR_R_PASSED_NULL_PARAMETER
+ *
+ * Since OpenSSL 3.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or a context that has not been freed.
+ */
+int ASYNC_WAIT_CTX_set_status(ASYNC_WAIT_CTX *ctx, int status);
+
+/**
+ * Tells the status that was set, ASYNC_STATUS_UNSUPPORTED at first.
+ *
+ * @param ctx  the context
+ * @return the status, or 0 with ERR_R_PASSED_NULL_PARAMETER
+ *
+ * Since OpenSSL 3.0.
+ *
+ * What the caller must see to:
+ * `ctx` is NULL or a context that has not been freed.
+ */
+int ASYNC_WAIT_CTX_get_status(ASYNC_WAIT_CTX *ctx);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* OPENSSL_ASYNC_H */

@@ -1,0 +1,64 @@
+/* What rsasync has beyond OpenSSL's asynchronous jobs.
+ *
+ * Made by cbindgen from src/extensions.rs; see `make headers`. */
+
+#ifndef RSASYNC_H
+#define RSASYNC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/**
+ * What RSASYNC_get_stats() tells of the whole process. Later versions may add members at the
+ * end.
+ */
+struct rsasync_stats {
+    /**
+     * Stacks that exist: one for each job, those of idle jobs included.
+     */
+    uint64_t stacks_in_use;
+    /**
+     * Those of them that should have a guard below and have none, because the process has as
+     * many mappings as the kernel allows. Stacks from a program's own allocator don't count.
+     */
+    uint64_t stacks_unguarded;
+    /**
+     * Jobs that were left paused or running by threads which ended, since the process began.
+     * They can't be resumed, and their stacks stay.
+     */
+    uint64_t jobs_abandoned;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+/**
+ * Says why the last call on this thread was refused or got no job, and what to do about it.
+ *
+ * Calls that succeed leave the message alone. It is a static string, never NULL, empty if
+ * there was none; any thread may keep it. Where a libcrypto is in the process, refusals are
+ * on its error queue as well; ASYNC_NO_JOBS, which is no error, is told of here only.
+ */
+const char *RSASYNC_last_error(void);
+
+/**
+ * Returns the version of this library, such as "0.1.0": a static string.
+ */
+const char *RSASYNC_version(void);
+
+/**
+ * Writes the counts of this moment to *stats, of which the caller has size bytes: give
+ * sizeof(*stats). A program that was built with another version of this header gets the
+ * members that both know; the rest of its structure is set to 0. Any thread may call it.
+ *
+ * What the caller must see to:
+ * `stats` may be written for `size` bytes.
+ */
+void RSASYNC_get_stats(struct rsasync_stats *stats, size_t size);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* RSASYNC_H */
