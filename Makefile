@@ -34,7 +34,7 @@ $(STATIC): library
 demo: library
 	@mkdir -p $(DEMO)
 	@ln -sf ../release/librsasync.so $(DEMO)/librsasync.so.$(MAJOR)
-	$(CC) -Iinclude examples/pipe.c -o $(DEMO)/pipe -Ltarget/release -lrsasync -Wl,-rpath,$(CURDIR)/$(DEMO)
+	$(CC) -pthread -Iinclude examples/pipe.c -o $(DEMO)/pipe -Ltarget/release -lrsasync -Wl,-rpath,$(CURDIR)/$(DEMO)
 	$(DEMO)/pipe
 	@if command -v openssl > /dev/null; then set -x; \
 	    RSASYNC_STATS=1 LD_PRELOAD=$(CURDIR)/$(SHARED) \

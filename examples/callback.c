@@ -1,10 +1,10 @@
 /*
  * Jobs without file descriptors: the device calls the application back (OpenSSL 3.0).
  *
- * Two jobs use a device that has room for one request. The first submits its request and
- * pauses. The second finds the ring full: it says so by ASYNC_STATUS_EAGAIN, and submits again
- * when it is resumed. When a request is done the device calls what the application has put
- * into the wait context, and that puts the job onto the application's ready list.
+ * Two jobs use a device whose ring has room for one request. The first job submits its request
+ * and pauses. The second finds the ring full: it says so by ASYNC_STATUS_EAGAIN, pauses, and
+ * submits again when it is resumed. The device, when a request is done, calls what the
+ * application has put into the wait context; that puts the job onto the ready list.
  *
  *     cc -std=gnu11 callback.c -o callback -lrsasync -pthread     (or -lcrypto for -lrsasync)
  */
@@ -16,10 +16,10 @@
 enum { TASKS = 2 };
 
 struct task {
-    int number, square;
+    int number;
     ASYNC_JOB *job;
     ASYNC_WAIT_CTX *ctx;
-    struct task *next; /* in the list it is in */
+    struct task *next; /* in the list that it is in */
 };
 
 struct list {
@@ -29,8 +29,8 @@ struct list {
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    enum { FREE, SUBMITTED, DONE, OFF } state; /* of the ring's only slot */
-    int value;
+    enum { FREE, SUBMITTED, DONE } state; /* of the ring's only slot */
+    int value;                            /* a number, then its square */
     ASYNC_callback_fn callback;
     void *callback_arg;
 } device = { .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
@@ -41,8 +41,181 @@ static struct {
     struct list tasks;
 } ready = { .mutex = PTHREAD_MUTEX_INITIALIZER, .filled = PTHREAD_COND_INITIALIZER };
 
-static void die(const char *what)
+static struct list refused; /* those that found the ring full; the application's thread only */
+
+static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "callback: %s failed\n", what);
     exit(EXIT_FAILURE);
+}
+
+static void append(struct list *list, struct task *task)
+{
+    task->next = NULL;
+    if (list->first == NULL)
+        list->first = task;
+    else
+        list->last->next = task;
+    list->last = task;
+}
+
+static struct task *take_first(struct list *list)
+{
+    struct task *task = list->first;
+
+    if (task != NULL)
+        list->first = task->next;
+    return task;
+}
+
+/* The device */
+
+static void *run_device(void *arg)
+{
+    for (int i = 0; i < TASKS; i++) {
+        pthread_mutex_lock(&device.mutex);
+        while (device.state != SUBMITTED)
+            pthread_cond_wait(&device.changed, &device.mutex);
+        device.value *= device.value;
+        device.state = DONE;
+        /* Once the lock is free the slot may be used again, so the callback is kept here. */
+        ASYNC_callback_fn callback = device.callback;
+        void *callback_arg = device.callback_arg;
+        pthread_mutex_unlock(&device.mutex);
+        if (!callback(callback_arg))
+            die("the callback");
+    }
+    return arg;
+}
+
+/* 0 if the ring is full. */
+static int submit(int number, ASYNC_callback_fn callback, void *callback_arg)
+{
+    pthread_mutex_lock(&device.mutex);
+    int ok = device.state == FREE;
+    if (ok) {
+        device.state = SUBMITTED;
+        device.value = number;
+        device.callback = callback;
+        device.callback_arg = callback_arg;
+        pthread_cond_signal(&device.changed);
+    }
+    pthread_mutex_unlock(&device.mutex);
+    return ok;
+}
+
+/* 0 if the request is not done yet, else its slot is free again. */
+static int collect(int *square)
+{
+    pthread_mutex_lock(&device.mutex);
+    int ok = device.state == DONE;
+    if (ok) {
+        device.state = FREE;
+        *square = device.value;
+    }
+    pthread_mutex_unlock(&device.mutex);
+    return ok;
+}
+
+/* The job */
+
+/* The status is how a job tells the application why it pauses. */
+static void pause_with(ASYNC_WAIT_CTX *ctx, int status)
+{
+    if (!ASYNC_WAIT_CTX_set_status(ctx, status) || !ASYNC_pause_job())
+        die("pause");
+}
+
+static int square_job(void *args)
+{
+    int number = *(int *)args, square;
+    ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(ASYNC_get_current_job());
+    ASYNC_callback_fn callback;
+    void *callback_arg;
+
+    if (!ASYNC_WAIT_CTX_get_callback(ctx, &callback, &callback_arg))
+        die("ASYNC_WAIT_CTX_get_callback");
+    while (!submit(number, callback, callback_arg))
+        pause_with(ctx, ASYNC_STATUS_EAGAIN);
+    do { /* that a job is resumed need not mean that its request is done */
+        pause_with(ctx, ASYNC_STATUS_OK);
+    } while (!collect(&square));
+    return square;
+}
+
+/* The application */
+
+/*
+ * The callback. It runs in the device's thread, where the job can't be resumed, and maybe before
+ * the job has paused. So it only puts the task onto the list.
+ */
+static int make_ready(void *arg)
+{
+    pthread_mutex_lock(&ready.mutex);
+    append(&ready.tasks, arg);
+    pthread_cond_signal(&ready.filled);
+    pthread_mutex_unlock(&ready.mutex);
+    return 1;
+}
+
+static struct task *wait_for_ready(void)
+{
+    struct task *task;
+
+    pthread_mutex_lock(&ready.mutex);
+    while ((task = take_first(&ready.tasks)) == NULL)
+        pthread_cond_wait(&ready.filled, &ready.mutex);
+    pthread_mutex_unlock(&ready.mutex);
+    return task;
+}
+
+/* Starts or resumes a task's job. 1 if it has finished. */
+static int drive(struct task *task)
+{
+    int number = task->number, square;
+
+    printf("%s job %d\n", task->job == NULL ? "start" : "resume", number);
+    switch (ASYNC_start_job(&task->job, task->ctx, &square, square_job, &number, sizeof(number))) {
+    case ASYNC_FINISH:
+        printf("    finished, the square is %d\n", square);
+        return 1;
+    case ASYNC_PAUSE:
+        if (ASYNC_WAIT_CTX_get_status(task->ctx) == ASYNC_STATUS_EAGAIN) {
+            printf("    paused, the ring is full\n");
+            append(&refused, task); /* nothing was submitted, so no callback will come */
+        } else {
+            printf("    paused, the request is submitted\n");
+        }
+        return 0;
+    default:
+        die("ASYNC_start_job");
+    }
+}
+
+int main(void)
+{
+    struct task tasks[TASKS], *task;
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, run_device, NULL) != 0)
+        die("pthread_create");
+    for (int i = 0; i < TASKS; i++) {
+        tasks[i] = (struct task){ .number = i + 1, .ctx = ASYNC_WAIT_CTX_new() };
+        if (!ASYNC_WAIT_CTX_set_callback(tasks[i].ctx, make_ready, &tasks[i]))
+            die("making a wait context");
+        make_ready(&tasks[i]); /* to start */
+    }
+    for (int finished = 0; finished < TASKS;) {
+        if (!drive(wait_for_ready()))
+            continue;
+        finished++;
+        while ((task = take_first(&refused)) != NULL) /* there is room in the ring again */
+            make_ready(task);
+    }
+    if (pthread_join(thread, NULL) != 0)
+        die("pthread_join");
+    for (int i = 0; i < TASKS; i++)
+        ASYNC_WAIT_CTX_free(tasks[i].ctx);
+    ASYNC_cleanup_thread(); /* finished jobs are kept for later ones; free them */
+    return EXIT_SUCCESS;
 }

@@ -37,7 +37,8 @@ struct task {
 
 struct loop {
     int epoll;
-    size_t started, finished, most, pauses;
+    size_t started, finished, pauses;
+    size_t most; /* in flight at once */
     uint64_t sum;
 };
 
@@ -51,7 +52,7 @@ static struct {
 static struct channel channels[IN_FLIGHT], *free_channels; /* the loop's thread only */
 static const char channel_key;
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "epoll: %s failed\n", what);
     exit(EXIT_FAILURE);
@@ -102,7 +103,8 @@ static void *work(void *arg)
 
     while ((channel = take()) != NULL) {
         channel->sum = checksum(channel->sum, channel->chunk, CHUNK);
-        if (eventfd_write(channel->eventfd, 1) != 0) /* from here on it is the job's again */
+        /* From here on the channel is the job's again; this also orders the memory accesses. */
+        if (eventfd_write(channel->eventfd, 1) != 0)
             die("eventfd_write");
     }
     return arg;
@@ -200,30 +202,26 @@ static int drive(struct loop *loop, struct task *task)
     return 1;
 }
 
-/* Starts tasks until all are or ASYNC_NO_JOBS says that enough are in flight. */
-static void start_tasks(struct loop *loop, struct task *tasks)
-{
-    while (loop->started < JOBS && drive(loop, &tasks[loop->started]))
-        loop->started++;
-    if (loop->started - loop->finished > loop->most)
-        loop->most = loop->started - loop->finished;
-    if (loop->started == loop->finished && loop->finished < JOBS)
-        die("starting even one job");
-}
-
 static void run(struct loop *loop, struct task *tasks)
 {
     struct epoll_event events[EVENTS];
 
-    start_tasks(loop, tasks);
     while (loop->finished < JOBS) {
-        int n = epoll_wait(loop->epoll, events, EVENTS, -1);
+        /* Until all are started, or ASYNC_NO_JOBS says that enough are in flight. */
+        while (loop->started < JOBS && drive(loop, &tasks[loop->started]))
+            loop->started++;
 
-        if (n < 0 && errno != EINTR)
+        size_t in_flight = loop->started - loop->finished;
+        if (in_flight == 0)
+            die("starting even one job");
+        if (in_flight > loop->most)
+            loop->most = in_flight;
+
+        int count = epoll_wait(loop->epoll, events, EVENTS, -1);
+        if (count < 0 && errno != EINTR)
             die("epoll_wait");
-        for (int i = 0; i < n; i++)
+        for (int i = 0; i < count; i++)
             drive(loop, events[i].data.ptr);
-        start_tasks(loop, tasks);
     }
 }
 
@@ -253,8 +251,10 @@ static void tear_down(struct loop *loop, struct task *tasks)
     for (size_t i = 0; i < JOBS; i++)
         ASYNC_WAIT_CTX_free(tasks[i].ctx);
     for (size_t i = 0; i < IN_FLIGHT; i++)
-        close(channels[i].eventfd);
-    close(loop->epoll);
+        if (close(channels[i].eventfd) != 0)
+            die("close");
+    if (close(loop->epoll) != 0)
+        die("close");
 }
 
 int main(void)

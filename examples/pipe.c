@@ -25,7 +25,7 @@ struct operation {
 
 static const char pipe_key;
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
     fprintf(stderr, "pipe: %s failed\n", what);
     exit(EXIT_FAILURE);
@@ -119,10 +119,8 @@ int main(void)
             break;
         case ASYNC_NO_JOBS: /* too many at once; one could try again when another finishes */
             die("getting a job");
-            break;
         case ASYNC_ERR: /* the call was wrong; OpenSSL's error queue tells why */
             die("ASYNC_start_job");
-            break;
         }
     }
     ASYNC_WAIT_CTX_free(ctx);
