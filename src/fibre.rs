@@ -83,8 +83,8 @@ impl Fibre {
             process::abort()
         };
         // SAFETY: the caller's promise; a context is used once, as it was taken.
-        let back = unsafe { to.resume(ptr::from_ref(self).expose_provenance()) };
-        self.far_side.set(Some(back.context));
+        let back = unsafe { jump(to, ptr::from_ref(self).expose_provenance()) };
+        self.far_side.set(Some(back));
     }
 
     /// What `func` returned, once, if it did.
@@ -100,6 +100,46 @@ impl Fibre {
         unsafe { self.switch() };
         process::abort() // nobody comes back to a function that has returned
     }
+}
+
+/// The jump itself; returns who came back.
+///
+/// A processor predicts where a `ret` goes from a stack of the calls that it saw. The crate's
+/// `jump_fcontext` is called but leaves by a `jmp`: its call stays on that stack, and each
+/// `ret` that follows, all the way up the callers, is predicted one off. So it is entered as
+/// it leaves, by a `jmp`, with the return address pushed by hand.
+#[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
+#[inline(always)]
+unsafe fn jump(to: Context, data: usize) -> Context {
+    unsafe extern "C" {
+        fn jump_fcontext();
+    }
+    let back: *const c_void;
+    // SAFETY: this is the call of a C function with two arguments, that keeps what such a
+    // function must keep, and leaves the struct of two words that it returns in rax and rdx.
+    // A Context is a pointer, by its `repr(C)`.
+    unsafe {
+        std::arch::asm!(
+            "lea rax, [rip + 2f]",
+            "push rax",
+            "jmp {jump_fcontext}",
+            "2:",
+            jump_fcontext = sym jump_fcontext,
+            inout("rdi") mem::transmute::<Context, *const c_void>(to) => _,
+            inout("rsi") data => _,
+            lateout("rax") back,
+            clobber_abi("C"),
+        );
+        mem::transmute::<*const c_void, Context>(back)
+    }
+}
+
+/// The same by an ordinary call.
+#[cfg(not(all(target_arch = "x86_64", not(rsasync_plain_switch))))]
+#[inline(always)]
+unsafe fn jump(to: Context, data: usize) -> Context {
+    // SAFETY: the caller's promise.
+    unsafe { to.resume(data) }.context
 }
 
 /// The outermost frame of a fibre's stack: takes over the dispatcher, calls `func`, and ends.
@@ -120,8 +160,9 @@ extern "C" fn base(_first: Transfer) -> ! {
         "call [rbx + {func}]",
         "mov rdi, rbx",
         "mov esi, eax",
-        "call {end}",
-        "ud2",
+        "add rsp, 8",
+        ".cfi_adjust_cfa_offset -8",
+        "jmp {end}", // not called: see `jump`
         ".cfi_endproc",
         far_side = const mem::offset_of!(Fibre, far_side),
         args = const mem::offset_of!(Fibre, args),

@@ -16,9 +16,10 @@ use std::mem;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
+use crate::default_context::Defaults;
 use crate::error::{Error, Reason};
 use crate::fibre::{Fibre, Func};
-use crate::libcrypto::{self, Defaults};
+use crate::libcrypto;
 use crate::stack::Stack;
 use crate::thread::{Thread, ThreadId};
 use crate::wait_ctx::{Attachment, WaitCtx};
@@ -302,7 +303,7 @@ fn make(thread: &Thread) -> Option<JobRef> {
         state: Cell::new(State::Idle),
         blocked: Cell::new(0),
         wait_ctx: Attachment::none(),
-        defaults: Defaults::none(),
+        defaults: Defaults::global(),
         next_idle: Cell::new(None),
         owner: thread.id(),
         heap_args: Cell::new(None),

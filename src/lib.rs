@@ -10,6 +10,7 @@
 //!       stack      the memory of stacks
 //!       pool       a thread's idle jobs
 //!       thread     what belongs to a thread; its end
+//!       default_context  OpenSSL's default library context, which a job keeps
 //!     wait_ctx   the file descriptors that a job waits for
 //!     error      refusals, and their way to OpenSSL's queue
 //!       libcrypto  the libcrypto in this process, if any
@@ -22,6 +23,7 @@
 compile_error!("a panic must not unwind into C: build with panic = \"abort\"");
 
 mod config;
+mod default_context;
 pub mod entry;
 mod errno;
 pub mod error;

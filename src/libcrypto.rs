@@ -1,12 +1,10 @@
 //! The libcrypto in this process, if any: how it is found, and the few calls made into it.
 //!
 //! This library neither links to one nor loads one, and the program may have none, or several
-//! (1.1 beside 3, a plug-in's own). Two things are wanted of it: its error queue takes our
-//! errors, and its default library context (3.0 and later) is carried by a job across its
-//! pauses. After its `OPENSSL_cleanup` no call goes there any more.
+//! (1.1 beside 3, a plug-in's own). Its error queue takes our errors, and it has a default
+//! library context to carry. After its `OPENSSL_cleanup` no call goes there any more.
 
 use std::arch::global_asm;
-use std::cell::Cell;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::iter;
 use std::mem;
@@ -19,6 +17,7 @@ use std::sync::atomic::{
 
 use once_cell::race::OnceBox;
 
+use crate::default_context;
 use crate::errno::KeptErrno;
 use crate::error::{Error, Function};
 
@@ -30,7 +29,7 @@ static FOUND: [OnceBox<Libcrypto>; AT_MOST] = [const { OnceBox::new() }; AT_MOST
 
 struct Libcrypto {
     queue: Queue,
-    default_context: Option<DefaultContext>,
+    default_context: Option<default_context::Functions>,
     init: Option<unsafe extern "C" fn(options: u64, settings: *const c_void) -> c_int>,
     at_exit: Option<unsafe extern "C" fn(handler: extern "C" fn()) -> c_int>,
     /// It is initialised, and `OPENSSL_cleanup` has not run.
@@ -98,104 +97,10 @@ fn alive() -> impl Iterator<Item = &'static Libcrypto> {
         .filter(|libcrypto| libcrypto.alive.load(Acquire))
 }
 
-// ---- the default library context -----------------------------------------------------
-
-/// How many libcryptos can have their default context carried.
-const CARRIED: usize = 2;
-
-/// Those that have one, in the order in which they were found.
-static CARRIERS: [AtomicPtr<Libcrypto>; CARRIED] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; CARRIED];
-
-#[derive(Clone, Copy)]
-struct DefaultContext {
-    /// Makes a context the thread's default and returns the one before; NULL only asks.
-    set: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
-    /// The one that a thread has which never set any.
-    global: unsafe extern "C" fn() -> *mut c_void,
-}
-
-/// The default contexts of a job, or of a thread: one for each carrier; NULL if not known.
-pub struct Defaults([Cell<*mut c_void>; CARRIED]);
-
-impl Defaults {
-    pub const fn none() -> Self {
-        Self([const { Cell::new(ptr::null_mut()) }; CARRIED])
-    }
-
-    /// What the thread has now.
-    #[inline]
-    pub fn of_thread() -> Self {
-        let now = Self::none();
-        for (context, now) in carried().zip(&now.0) {
-            now.set(context.set(ptr::null_mut()));
-        }
-        now
-    }
-
-    /// Gives the thread these, and returns what it had.
-    #[inline]
-    pub fn exchange_with_thread(&self) -> Self {
-        let before = Self::none();
-        for (context, (new, before)) in carried().zip(iter::zip(&self.0, &before.0)) {
-            before.set(context.set(new.get()));
-        }
-        before
-    }
-
-    /// Remembers what the thread has now, and gives it back what it had before.
-    #[inline]
-    pub fn take_from_thread(&self, before: Self) {
-        for (context, (now, before)) in carried().zip(iter::zip(&self.0, &before.0)) {
-            let before = match before.get() {
-                // This libcrypto was loaded while the job ran.
-                before if before.is_null() => context.global(),
-                before => before,
-            };
-            now.set(context.set(before));
-        }
-    }
-}
-
-/// The carriers that may be called, each in the place that it has in [`Defaults`].
-#[inline]
-fn carried() -> impl Iterator<Item = Carrier> {
-    if CARRIERS[0].load(Relaxed).is_null() {
-        look();
-    }
-    CARRIERS.iter().map(|carrier| {
-        // SAFETY: what is found is never freed.
-        let libcrypto = unsafe { carrier.load(Acquire).as_ref() };
-        Carrier(
-            libcrypto
-                .filter(|libcrypto| libcrypto.alive.load(Relaxed))
-                .and_then(|it| it.default_context),
-        )
-    })
-}
-
-/// A place in [`Defaults`], where there is something to carry or not.
-struct Carrier(Option<DefaultContext>);
-
-impl Carrier {
-    fn set(&self, context: *mut c_void) -> *mut c_void {
-        // SAFETY: NULL, or a context that this function returned; that it still exists is up
-        // to the program, as with libcrypto.
-        self.0
-            .map_or(ptr::null_mut(), |default| unsafe { (default.set)(context) })
-    }
-
-    fn global(&self) -> *mut c_void {
-        // SAFETY: it takes nothing.
-        self.0
-            .map_or(ptr::null_mut(), |default| unsafe { (default.global)() })
-    }
-}
-
 // ---- finding it ----------------------------------------------------------------------
 
 /// What is wanted of a libcrypto, in the order of [`WEAK`].
-const SYMBOLS: [&CStr; 9] = [
+const SYMBOLS: [&CStr; 11] = [
     c"ERR_new",
     c"ERR_set_debug",
     c"ERR_set_error",
@@ -203,6 +108,8 @@ const SYMBOLS: [&CStr; 9] = [
     c"ERR_add_error_data",
     c"OSSL_LIB_CTX_set0_default",
     c"OSSL_LIB_CTX_get0_global_default",
+    c"OSSL_LIB_CTX_new",
+    c"OSSL_LIB_CTX_free",
     c"OPENSSL_init_crypto",
     c"OPENSSL_atexit",
 ];
@@ -214,6 +121,7 @@ type Addresses = [*mut c_void; SYMBOLS.len()];
 global_asm!(
     ".weak ERR_new, ERR_set_debug, ERR_set_error, ERR_put_error, ERR_add_error_data",
     ".weak OSSL_LIB_CTX_set0_default, OSSL_LIB_CTX_get0_global_default",
+    ".weak OSSL_LIB_CTX_new, OSSL_LIB_CTX_free",
     ".weak OPENSSL_init_crypto, OPENSSL_atexit",
     ".pushsection .data.rel.ro.rsasync_weak, \"aw\", %progbits",
     ".balign 8",
@@ -222,6 +130,7 @@ global_asm!(
     "rsasync_weak:",
     ".8byte ERR_new, ERR_set_debug, ERR_set_error, ERR_put_error, ERR_add_error_data",
     ".8byte OSSL_LIB_CTX_set0_default, OSSL_LIB_CTX_get0_global_default",
+    ".8byte OSSL_LIB_CTX_new, OSSL_LIB_CTX_free",
     ".8byte OPENSSL_init_crypto, OPENSSL_atexit",
     ".popsection",
 );
@@ -247,6 +156,8 @@ impl Libcrypto {
             add_data,
             set,
             global,
+            ctx_new,
+            ctx_free,
             init,
             at_exit,
         ] = addresses;
@@ -271,10 +182,11 @@ impl Libcrypto {
                 })
             };
             let default_context = || {
-                let set = function::<Option<_>>(set)?;
-                Some(DefaultContext {
-                    set,
+                Some(default_context::Functions {
+                    set: function::<Option<_>>(set)?,
                     global: function::<Option<_>>(global)?,
+                    new: function::<Option<_>>(ctx_new)?,
+                    free: function::<Option<_>>(ctx_free)?,
                 })
             };
             Some(Self {
@@ -328,14 +240,8 @@ impl Libcrypto {
                 && self.at_exit.is_none_or(|at_exit| at_exit(gone) == 1)
         };
         self.alive.store(alive, Release);
-        if alive && self.default_context.is_some() {
-            let this = ptr::from_ref(self).cast_mut();
-            let free = |place: &&AtomicPtr<Self>| {
-                place
-                    .compare_exchange(ptr::null_mut(), this, Release, Relaxed)
-                    .is_ok()
-            };
-            let _ = CARRIERS.iter().find(free);
+        if let Some(functions) = self.default_context.filter(|_| alive) {
+            default_context::carry(functions, &self.alive);
         }
     }
 }
