@@ -13,9 +13,11 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr,
+    AtomicPtr, AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
+
+use once_cell::race::OnceBox;
 
 use crate::libcrypto;
 
@@ -30,21 +32,34 @@ pub struct Functions {
     pub free: unsafe extern "C" fn(*mut c_void),
 }
 
-/// A libcrypto whose default context is carried.
+/// A place for a libcrypto whose default context is carried.
 struct Carrier {
-    set: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
-    global: *mut c_void,
-    /// The pthread key behind which the default is; NULL there stands for the global one.
-    key: Option<libc::pthread_key_t>,
-    /// Whether it can be called, and its key is still its own.
-    alive: &'static AtomicBool,
+    /// The pthread key behind which the default is, NULL there being the global one; or one
+    /// of the constants below.
+    key: AtomicU32,
+    functions: OnceBox<Functions>,
+    global: AtomicPtr<c_void>,
 }
 
-/// How many libcryptos can have their default context carried.
+/// Pthread keys are numbers below this (PTHREAD_KEYS_MAX).
+const KEYS: libc::pthread_key_t = 1024;
+/// No key was found: the public function has to be asked.
+const ASK: u32 = KEYS;
+/// Its OPENSSL_cleanup has run: it is not to be called, and its key may be somebody else's.
+const GONE: u32 = KEYS + 1;
+/// The place is free.
+const FREE: u32 = KEYS + 2;
+
+/// One is usual; 3 and 4 may be in a process together.
 const CARRIERS: usize = 2;
 
-static CARRIED: [AtomicPtr<Carrier>; CARRIERS] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; CARRIERS];
+static CARRIED: [Carrier; CARRIERS] = [const {
+    Carrier {
+        key: AtomicU32::new(FREE),
+        functions: OnceBox::new(),
+        global: AtomicPtr::new(ptr::null_mut()),
+    }
+}; CARRIERS];
 
 /// The defaults of a job, or of a thread, in each libcrypto; NULL is the global one.
 pub struct Defaults([Cell<*mut c_void>; CARRIERS]);
@@ -55,17 +70,16 @@ impl Defaults {
     }
 
     /// What the thread has now.
-    #[inline]
+    #[inline(always)]
     pub fn of_thread() -> Self {
-        let now = Self::global();
-        for (carrier, now) in carriers().zip(&now.0) {
-            now.set(carrier.get());
-        }
-        now
+        Self([
+            Cell::new(CARRIED[0].get_first()),
+            Cell::new(CARRIED[1].get()),
+        ])
     }
 
     /// Gives the thread these, and returns what it had.
-    #[inline]
+    #[inline(always)]
     pub fn exchange_with_thread(&self) -> Self {
         let before = Self::of_thread();
         self.give_to_thread(&before);
@@ -73,18 +87,18 @@ impl Defaults {
     }
 
     /// Remembers what the thread has now, and gives it back what it had before.
-    #[inline]
+    #[inline(always)]
     pub fn take_from_thread(&self, before: Self) {
-        for (carrier, now) in carriers().zip(&self.0) {
-            now.set(carrier.get());
-        }
+        let Self([first, second]) = Self::of_thread();
+        self.0[0].set(first.get());
+        self.0[1].set(second.get());
         before.give_to_thread(self);
     }
 
     /// Gives the thread these where they differ from what it has.
-    #[inline]
+    #[inline(always)]
     fn give_to_thread(&self, now: &Self) {
-        for (carrier, (new, now)) in carriers().zip(std::iter::zip(&self.0, &now.0)) {
+        for ((carrier, new), now) in CARRIED.iter().zip(&self.0).zip(&now.0) {
             if new.get() != now.get() {
                 carrier.set(new.get());
             }
@@ -92,36 +106,39 @@ impl Defaults {
     }
 }
 
-/// The libcryptos that can be called. Where none is known this looks for one: it may have been
-/// loaded since.
-#[inline(always)]
-fn carriers() -> impl Iterator<Item = &'static Carrier> {
-    if CARRIED[0].load(Relaxed).is_null() {
-        libcrypto::look();
-    }
-    // SAFETY: what `carry` put there is never freed.
-    let known = CARRIED
-        .iter()
-        .map_while(|carrier| unsafe { carrier.load(Acquire).as_ref() });
-    known.take_while(|carrier| carrier.alive.load(Relaxed))
-}
-
 impl Carrier {
     /// The thread's default; NULL for the global one.
     #[inline(always)]
     fn get(&self) -> *mut c_void {
-        match self.key {
-            // SAFETY: as long as it is alive, its key is a valid one.
-            Some(key) => unsafe { libc::pthread_getspecific(key) },
-            None => self.ask(),
+        let key = self.key.load(Acquire);
+        if key < KEYS {
+            // SAFETY: it is the libcrypto's, which is not gone.
+            unsafe { libc::pthread_getspecific(key) }
+        } else if key == ASK {
+            self.ask()
+        } else {
+            ptr::null_mut()
         }
+    }
+
+    /// The same for the first place. If that is free this looks for a libcrypto: one may have
+    /// been loaded since.
+    #[inline(always)]
+    fn get_first(&self) -> *mut c_void {
+        if self.key.load(Relaxed) == FREE {
+            libcrypto::look();
+        }
+        self.get()
     }
 
     #[cold]
     fn ask(&self) -> *mut c_void {
+        let Some(functions) = self.functions.get() else {
+            return ptr::null_mut();
+        };
         // SAFETY: NULL only asks.
-        let now = unsafe { (self.set)(ptr::null_mut()) };
-        if now == self.global {
+        let now = unsafe { (functions.set)(ptr::null_mut()) };
+        if now == self.global.load(Relaxed) {
             ptr::null_mut()
         } else {
             now
@@ -131,39 +148,57 @@ impl Carrier {
     /// Makes a context the thread's default; NULL for the global one.
     #[cold]
     fn set(&self, context: *mut c_void) {
+        let Some(functions) = self
+            .functions
+            .get()
+            .filter(|_| self.key.load(Acquire) <= ASK)
+        else {
+            return;
+        };
         let context = if context.is_null() {
-            self.global
+            self.global.load(Relaxed)
         } else {
             context
         };
         // SAFETY: it was the default before; that it still exists is up to the program, as
         // with libcrypto.
-        unsafe { (self.set)(context) };
+        unsafe { (functions.set)(context) };
     }
 }
 
-/// Has the default context of a libcrypto carried from now on, while it is alive.
-pub fn carry(functions: Functions, alive: &'static AtomicBool) {
+/// Has the default context of a libcrypto carried from now on.
+pub fn carry(functions: Functions) {
     // SAFETY: it takes nothing.
     let global = unsafe { (functions.global)() };
-    let carrier = Carrier {
-        set: functions.set,
-        global,
-        key: find_key(functions, global),
-        alive,
-    };
-    let carrier = Box::into_raw(Box::new(carrier));
-    let free = |place: &&AtomicPtr<_>| {
-        place
-            .compare_exchange(ptr::null_mut(), carrier, Release, Relaxed)
-            .is_ok()
-    };
-    let _ = CARRIED.iter().find(free); // one too many stays as it is
+    let key = find_key(functions, global).unwrap_or(ASK);
+    let mut functions = Box::new(functions);
+    for carrier in &CARRIED {
+        match carrier.functions.set(functions) {
+            Ok(()) => {
+                carrier.global.store(global, Relaxed);
+                carrier.key.store(key, Release);
+                return;
+            }
+            Err(taken) => functions = taken,
+        }
+    }
+}
+
+/// Leaves alone the libcrypto that has this function: it has been cleaned up.
+pub fn forget(set: unsafe extern "C" fn(*mut c_void) -> *mut c_void) {
+    for carrier in &CARRIED {
+        if carrier
+            .functions
+            .get()
+            .is_some_and(|functions| ptr::fn_addr_eq(functions.set, set))
+        {
+            carrier.key.store(GONE, Release);
+        }
+    }
 }
 
 /// The key that holds the calling thread's default, if there is exactly one that does.
 fn find_key(functions: Functions, global: *mut c_void) -> Option<libc::pthread_key_t> {
-    const KEYS: libc::pthread_key_t = 1024; // PTHREAD_KEYS_MAX; keys are numbers below it
     // SAFETY: the functions are libcrypto's; a key that is nobody's reads as NULL.
     unsafe {
         let probe = (functions.new)();

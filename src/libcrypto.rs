@@ -241,7 +241,7 @@ impl Libcrypto {
         };
         self.alive.store(alive, Release);
         if let Some(functions) = self.default_context.filter(|_| alive) {
-            default_context::carry(functions, &self.alive);
+            default_context::carry(functions);
         }
     }
 }
@@ -252,6 +252,9 @@ const GONE: [extern "C" fn(); AT_MOST] = [gone::<0>, gone::<1>, gone::<2>, gone:
 extern "C" fn gone<const PLACE: usize>() {
     if let Some(libcrypto) = FOUND[PLACE].get() {
         libcrypto.alive.store(false, Release);
+        if let Some(functions) = &libcrypto.default_context {
+            default_context::forget(functions.set);
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use std::mem;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU64,
-    Ordering::{AcqRel, Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release},
 };
 
 use crate::entry::ASYNC_WAIT_CTX;
@@ -32,6 +32,8 @@ pub struct WaitCtx {
     generation: AtomicU64,
     /// Some entry is marked: a resumed job has something to clear.
     marked: AtomicBool,
+    /// There is nothing in it: freeing it needs no lock.
+    empty: AtomicBool,
     /// `free` is at work, or has been.
     freed: AtomicBool,
     status: AtomicI32,
@@ -100,6 +102,7 @@ impl WaitCtx {
             memory.write(Self {
                 generation: AtomicU64::new(0),
                 marked: AtomicBool::new(false),
+                empty: AtomicBool::new(true),
                 freed: AtomicBool::new(true),
                 status: AtomicI32::new(0),
                 contents: Shared::new(Contents {
@@ -112,22 +115,19 @@ impl WaitCtx {
         }
     }
 
-    /// Calls the cleanups, newest first, and ends the context's life.
+    /// Calls the cleanups, newest first, and ends the context's life. No other call for it is
+    /// under way, but for those of its cleanups.
     pub fn free(&'static self, thread: &Thread) {
-        if self.freed.swap(true, AcqRel) {
+        if self.freed.load(Acquire) {
             return;
         }
-        while let Some(Entry {
-            cleanup,
-            key,
-            fd,
-            custom_data,
-            ..
-        }) = self.next_to_clean()
+        self.freed.store(true, Release);
+        while !self.empty.load(Acquire)
+            && let Some(entry) = self.next_to_clean()
         {
-            if let Some(cleanup) = cleanup {
+            if let Some(cleanup) = entry.cleanup {
                 // SAFETY: what came with the entry; no lock is held, so it may call back.
-                unsafe { cleanup(self.as_ptr().cast(), key, fd, custom_data) };
+                unsafe { cleanup(self.as_ptr().cast(), entry.key, entry.fd, entry.custom_data) };
             }
         }
         self.marked.store(false, Relaxed);
@@ -149,6 +149,7 @@ impl WaitCtx {
         }
         contents.callback = None;
         contents.entries.clear();
+        self.empty.store(true, Release);
         let too_large = contents.entries.capacity() > ROOM_KEPT;
         let room = if too_large {
             mem::take(&mut contents.entries)
@@ -196,6 +197,7 @@ impl WaitCtx {
             cleaning: false,
         });
         self.marked.store(true, Relaxed);
+        self.empty.store(false, Release);
         Ok(())
     }
 
@@ -231,6 +233,7 @@ impl WaitCtx {
             self.marked.store(true, Relaxed);
         } else {
             contents.entries.remove(at);
+            self.empty.store(contents.is_empty(), Release);
         }
         true
     }
@@ -250,7 +253,9 @@ impl WaitCtx {
     }
 
     pub fn set_callback(&self, callback: Option<CallbackFn>, arg: *mut c_void) {
-        self.contents.lock().callback = callback.map(|callback| (callback, arg));
+        let mut contents = self.contents.lock();
+        contents.callback = callback.map(|callback| (callback, arg));
+        self.empty.store(contents.is_empty(), Release);
     }
 
     pub fn set_status(&self, status: c_int) {
@@ -267,6 +272,10 @@ impl WaitCtx {
 }
 
 impl Contents {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.callback.is_none()
+    }
+
     /// Where the newest entry of that kind is.
     fn newest(&self, wanted: impl Fn(&Entry) -> bool) -> Option<usize> {
         self.entries.iter().rposition(wanted)
