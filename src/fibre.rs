@@ -22,6 +22,8 @@ use std::ptr::{self, NonNull};
 use context::stack::Stack;
 use context::{Context, ContextFn, Transfer};
 
+use crate::sanitizer::{self, Away};
+
 /// What a fibre runs.
 pub type Func = unsafe extern "C" fn(args: *mut c_void) -> c_int;
 
@@ -34,6 +36,8 @@ pub struct Fibre {
     args: Cell<*mut c_void>,
     /// What `func` has returned.
     result: Cell<Option<c_int>>,
+    /// Where a sanitizer watches: what it knows of the far side.
+    watched: sanitizer::FarSide,
 }
 
 impl Fibre {
@@ -43,6 +47,7 @@ impl Fibre {
             func: Cell::new(None),
             args: Cell::new(ptr::null_mut()),
             result: Cell::new(None),
+            watched: sanitizer::FarSide::new(),
         }
     }
 
@@ -62,13 +67,14 @@ impl Fibre {
     ) {
         self.func.set(Some(func));
         self.args.set(args);
+        let stack = (bottom.as_ptr().cast(), top.as_ptr().cast::<c_void>());
+        let mut main: ContextFn = base;
+        if sanitizer::is_present() {
+            self.watched.begin(stack.0, stack.1.addr() - stack.0.addr());
+            main = watched_base;
+        }
         // SAFETY: the memory is the caller's promise, and `base` keeps what a ContextFn must.
-        let far_side = unsafe {
-            Context::new(
-                &Stack::new(top.as_ptr().cast(), bottom.as_ptr().cast()),
-                base as ContextFn,
-            )
-        };
+        let far_side = unsafe { Context::new(&Stack::new(stack.1, stack.0), main) };
         self.far_side.set(Some(far_side));
     }
 
@@ -79,12 +85,37 @@ impl Fibre {
     /// There is a far side, it belongs to this thread, and its stack still exists.
     #[inline(always)]
     pub unsafe fn switch(&self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if sanitizer::is_present() {
+                self.switch_watched();
+            } else {
+                self.exchange_sides();
+            }
+        }
+    }
+
+    #[cold]
+    unsafe fn switch_watched(&self) {
+        let away = self.watched.leave(false);
+        // SAFETY: the caller's promise.
+        unsafe { self.exchange_sides() };
+        self.watched.arrive(away);
+    }
+
+    #[inline(always)]
+    unsafe fn exchange_sides(&self) {
         let Some(to) = self.far_side.take() else {
             process::abort()
         };
         // SAFETY: the caller's promise; a context is used once, as it was taken.
         let back = unsafe { jump(to, ptr::from_ref(self).expose_provenance()) };
         self.far_side.set(Some(back));
+    }
+
+    /// Where a sanitizer watches, `base` tells it first that it has come.
+    extern "C" fn arrive(&self) {
+        self.watched.arrive(Away::FIRST_TIME);
     }
 
     /// What `func` returned, once, if it did.
@@ -96,8 +127,11 @@ impl Fibre {
     /// Where `func` returns to: goes to the dispatcher for the last time.
     extern "C" fn end(&self, result: c_int) -> ! {
         self.result.set(Some(result));
+        if sanitizer::is_present() {
+            self.watched.leave(true);
+        }
         // SAFETY: the far side is the dispatcher, which waits on this thread.
-        unsafe { self.switch() };
+        unsafe { self.exchange_sides() };
         process::abort() // nobody comes back to a function that has returned
     }
 }
@@ -147,29 +181,42 @@ unsafe fn jump(to: Context, data: usize) -> Context {
 /// It is no Rust function, as `pthread_exit` unwinds the frames of `func` and this one, where
 /// Rust would abort. Unwinders and debuggers end here: it tells them that there is no caller.
 #[cfg(target_arch = "x86_64")]
-#[unsafe(naked)]
-extern "C" fn base(_first: Transfer) -> ! {
-    std::arch::naked_asm!(
-        ".cfi_startproc",
-        ".cfi_undefined rip",
-        "sub rsp, 8",
-        ".cfi_adjust_cfa_offset 8",
-        "mov rbx, rsi", // the Fibre, which the first switch hands over
-        "mov [rbx + {far_side}], rdi",
-        "mov rdi, [rbx + {args}]",
-        "call [rbx + {func}]",
-        "mov rdi, rbx",
-        "mov esi, eax",
-        "add rsp, 8",
-        ".cfi_adjust_cfa_offset -8",
-        "jmp {end}", // not called: see `jump`
-        ".cfi_endproc",
-        far_side = const mem::offset_of!(Fibre, far_side),
-        args = const mem::offset_of!(Fibre, args),
-        func = const mem::offset_of!(Fibre, func),
-        end = sym Fibre::end,
-    )
+macro_rules! base {
+    ($name:ident $(, $tell:literal, $watch:path)?) => {
+        #[unsafe(naked)]
+        extern "C" fn $name(_first: Transfer) -> ! {
+            std::arch::naked_asm!(
+                ".cfi_startproc",
+                ".cfi_undefined rip",
+                "sub rsp, 8",
+                ".cfi_adjust_cfa_offset 8",
+                "mov rbx, rsi", // the Fibre, which the first switch hands over
+                "mov [rbx + {far_side}], rdi",
+                $($tell,)?
+                "mov rdi, [rbx + {args}]",
+                "call [rbx + {func}]",
+                "mov rdi, rbx",
+                "mov esi, eax",
+                "add rsp, 8",
+                ".cfi_adjust_cfa_offset -8",
+                "jmp {end}", // not called: see `jump`
+                ".cfi_endproc",
+                far_side = const mem::offset_of!(Fibre, far_side),
+                args = const mem::offset_of!(Fibre, args),
+                func = const mem::offset_of!(Fibre, func),
+                end = sym Fibre::end,
+                $(watch = sym $watch,)?
+            )
+        }
+    };
 }
+#[cfg(target_arch = "x86_64")]
+base!(base);
+#[cfg(target_arch = "x86_64")]
+base!(watched_base, "mov rdi, rbx\ncall {watch}", Fibre::arrive);
+
+#[cfg(not(target_arch = "x86_64"))]
+use base as watched_base;
 
 /// The same elsewhere, but that `pthread_exit` inside `func` ends the process.
 #[cfg(not(target_arch = "x86_64"))]
@@ -184,6 +231,9 @@ extern "C" fn base(first: Transfer) -> ! {
         (fibre, func)
     };
     fibre.far_side.set(Some(first.context));
+    if sanitizer::is_present() {
+        fibre.arrive();
+    }
     let Some(func) = func else { process::abort() };
     // SAFETY: `prepare`'s promise.
     fibre.end(unsafe { func(fibre.args.get()) })

@@ -347,5 +347,7 @@ pub fn free_idle(thread: &Thread) {
 fn free(thread: &Thread, job: JobRef) {
     thread.uncount_job();
     // SAFETY: the job is moved out of its stack before that is freed.
-    drop(unsafe { job.0.read() }.stack);
+    let Job { stack, fibre, .. } = unsafe { job.0.read() };
+    drop(fibre);
+    drop(stack);
 }

@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Below them: `lock` (locks that outlive a `fork`), `config` (the environment), `errno`, and
-//! `valgrind` (which is told of our stacks).
+//! `valgrind` and `sanitizer` (which are told of our stacks).
 
 #[cfg(not(panic = "abort"))]
 compile_error!("a panic must not unwind into C: build with panic = \"abort\"");
@@ -33,6 +33,7 @@ mod job;
 mod libcrypto;
 mod lock;
 mod pool;
+mod sanitizer;
 mod stack;
 mod thread;
 mod valgrind;
