@@ -62,7 +62,8 @@ int throw_and_catch(void *arg)
     try {
         dig_and_throw(10, number_of(arg));
     } catch (const Error &e) {
-        CHECK_STR(e.what(), ("error " + std::to_string(e.number)).c_str());
+        const std::string what = "error " + std::to_string(e.number);
+        CHECK_STR(e.what(), what.c_str());
         // Of all that was made the exception alone is left.
         CHECK_INT(Counted::alive, 1);
         return e.number;
@@ -132,7 +133,8 @@ int pause_inside_catch(void *arg)
         }
     } catch (const Error &e) {
         pause_job();
-        CHECK_STR(e.what(), ("error " + std::to_string(number_of(arg))).c_str());
+        const std::string what = "error " + std::to_string(number_of(arg));
+        CHECK_STR(e.what(), what.c_str());
         return e.number;
     }
     return -1;

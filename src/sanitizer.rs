@@ -119,10 +119,8 @@ impl FarSide {
                 };
                 start_switch(keep, self.bottom.get(), self.size.get());
             }
-            if let (Some(current), Some(switch_to)) =
-                (found().current_fiber, found().switch_to_fiber)
-            {
-                switch_to(self.fibre.replace(current()), 0);
+            if let Some(switch_to) = found().switch_to_fiber {
+                switch_to(self.fibre.replace(current_fibre()), 0);
             }
         }
         Away(away)
@@ -134,6 +132,22 @@ impl FarSide {
             // SAFETY: the function is AddressSanitizer's, `away` what it kept of this side.
             unsafe { finish_switch(away.0, self.bottom.as_ptr(), self.size.as_ptr()) };
         }
+    }
+}
+
+/// ThreadSanitizer's fibre that runs now, if it watches.
+pub fn current_fibre() -> *mut c_void {
+    // SAFETY: the function is ThreadSanitizer's.
+    found()
+        .current_fiber
+        .map_or(ptr::null_mut(), |current| unsafe { current() })
+}
+
+/// `pthread_exit` went from a job to the end of its thread, whose fibre this is.
+pub fn back_on(fibre: *mut c_void) {
+    if let Some(switch_to) = found().switch_to_fiber {
+        // SAFETY: the function is ThreadSanitizer's, the fibre the thread's own.
+        unsafe { switch_to(fibre, 0) };
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::job::{self, JobRef};
 use crate::lock::{self, Shared};
 use crate::pool::Pool;
+use crate::sanitizer;
 use crate::wait_ctx;
 
 /// Tells threads apart for as long as the process lives. Neither a pid nor an address does:
@@ -35,6 +36,8 @@ pub struct Thread {
     id: Cell<ThreadId>,
     /// Jobs of this thread that exist, idle or not.
     jobs: Cell<u64>,
+    /// What ThreadSanitizer knows it by outside jobs.
+    watched: Cell<*mut c_void>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,6 +58,7 @@ thread_local! {
             stage: Cell::new(Stage::New),
             id: Cell::new(ThreadId(0)),
             jobs: Cell::new(0),
+            watched: Cell::new(ptr::null_mut()),
         }
     };
 }
@@ -90,6 +94,7 @@ impl Thread {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         self.id.set(ThreadId(NEXT.fetch_add(1, Relaxed)));
         self.stage.set(Stage::Ready);
+        self.watched.set(sanitizer::current_fibre());
         // SAFETY: the key is a valid one; its destructor gets the value of its own thread,
         // whose memory outlives all destructors.
         unsafe { libc::pthread_setspecific(end_key(), ptr::from_ref(self).cast()) };
@@ -130,7 +135,9 @@ impl Thread {
 
     /// The thread ends. A job may still count as running: `pthread_exit` left its stack.
     fn end(&self) {
-        self.current.set(None);
+        if self.current.take().is_some() {
+            sanitizer::back_on(self.watched.get());
+        }
         self.clean_up();
         self.spare_contexts.hand_over();
         self.stage.set(Stage::Ending);
