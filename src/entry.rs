@@ -138,15 +138,14 @@ pub unsafe extern "C" fn ASYNC_start_job(
     args: *mut c_void,
     size: usize,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    let (Some(handle), Some(ret)) = (unsafe { job.as_mut() }, unsafe { ret.as_mut() }) else {
-        return refuse!(
-            c"ASYNC_start_job",
-            null(c"job and ret must not be NULL"),
-            ASYNC_ERR
-        );
-    };
-    let outcome = Thread::with_ready(|thread| match NonNull::new(handle.cast::<Job>()) {
+    if job.is_null() || ret.is_null() {
+        let error = null(c"job and ret must not be NULL");
+        return refuse!(c"ASYNC_start_job", error, ASYNC_ERR);
+    }
+    // SAFETY: the caller's promise. No reference to *job or *ret lives while the job runs,
+    // which may look at them, too.
+    let paused = NonNull::new(unsafe { *job }.cast::<Job>());
+    let outcome = Thread::with_ready(|thread| match paused {
         // SAFETY: the caller's promise.
         Some(paused) => job::resume(thread, unsafe { JobRef::from_ptr(paused) }),
         None => {
@@ -158,12 +157,16 @@ pub unsafe extern "C" fn ASYNC_start_job(
     });
     match outcome {
         Ok(Outcome::Finished(result)) => {
-            *ret = result;
-            *handle = std::ptr::null_mut();
+            // SAFETY: the caller's promise.
+            unsafe {
+                *ret = result;
+                *job = std::ptr::null_mut();
+            }
             ASYNC_FINISH
         }
-        Ok(Outcome::Paused(job)) => {
-            *handle = job.as_ptr().cast();
+        Ok(Outcome::Paused(paused)) => {
+            // SAFETY: the caller's promise.
+            unsafe { *job = paused.as_ptr().cast() };
             ASYNC_PAUSE
         }
         Ok(Outcome::NoJobs(why)) => {
