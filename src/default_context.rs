@@ -5,76 +5,106 @@
 //! is set. So each switch asks, and few have to set.
 //!
 //! Asking by the public function costs more than a switch. libcrypto keeps the value behind a
-//! pthread key, which can be read instead, once it is known which one: [`find_key`] sets a
-//! context nobody else has and looks where it turns up. Where that fails, the public function
-//! serves.
+//! pthread key, which can be read instead, once it is known which one ([`find_key`]). Where
+//! that fails, the public function serves.
 
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{
-    AtomicPtr, AtomicU32,
+    AtomicU32,
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use once_cell::race::OnceBox;
+use crate::libcrypto::{self, Symbols};
 
-use crate::libcrypto;
-
-/// The functions of one libcrypto.
-#[derive(Clone, Copy)]
-pub struct Functions {
-    /// Makes a context the thread's default and returns the one before; NULL only asks.
-    pub set: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
-    /// The one that a thread has which never set any.
-    pub global: unsafe extern "C" fn() -> *mut c_void,
-    pub new: unsafe extern "C" fn() -> *mut c_void,
-    pub free: unsafe extern "C" fn(*mut c_void),
-}
+/// Makes a context the thread's default and returns the one before; NULL only asks.
+type Set = unsafe extern "C" fn(*mut c_void) -> *mut c_void;
 
 /// A place for a libcrypto whose default context is carried.
 struct Carrier {
-    /// The pthread key behind which the default is, NULL there being the global one; or one
-    /// of the constants below.
-    key: AtomicU32,
-    functions: OnceBox<Functions>,
-    global: AtomicPtr<c_void>,
+    /// A [`Way`] to read it.
+    way: AtomicU32,
+    functions: OnceLock<Functions>,
 }
 
-/// Pthread keys are numbers below this (PTHREAD_KEYS_MAX).
-const KEYS: libc::pthread_key_t = 1024;
-/// No key was found: the public function has to be asked.
-const ASK: u32 = KEYS;
-/// Its OPENSSL_cleanup has run: it is not to be called, and its key may be somebody else's.
-const GONE: u32 = KEYS + 1;
-/// The place is free.
-const FREE: u32 = KEYS + 2;
+struct Functions {
+    set: Set,
+    /// The context that is every thread's default at first.
+    global: usize,
+}
+
+/// How to read the default context of a libcrypto.
+enum Way {
+    /// Behind this pthread key, where NULL stands for the global one.
+    Key(libc::pthread_key_t),
+    /// By asking the public function.
+    Ask,
+    /// Not any more: its OPENSSL_cleanup has run, and the key may be somebody else's.
+    Gone,
+    /// There is no libcrypto in this place.
+    Free,
+}
+
+impl Way {
+    /// Pthread keys are numbers below this (PTHREAD_KEYS_MAX).
+    const KEYS: libc::pthread_key_t = 1024;
+
+    #[inline(always)]
+    const fn from_bits(bits: u32) -> Self {
+        match bits {
+            0..Self::KEYS => Self::Key(bits),
+            Self::KEYS => Self::Ask,
+            0x401 => Self::Gone,
+            _ => Self::Free,
+        }
+    }
+
+    const fn to_bits(self) -> u32 {
+        match self {
+            Self::Key(key) => key,
+            Self::Ask => Self::KEYS,
+            Self::Gone => 0x401,
+            Self::Free => 0x402,
+        }
+    }
+}
 
 /// One is usual; 3 and 4 may be in a process together.
 const CARRIERS: usize = 2;
 
 static CARRIED: [Carrier; CARRIERS] = [const {
     Carrier {
-        key: AtomicU32::new(FREE),
-        functions: OnceBox::new(),
-        global: AtomicPtr::new(ptr::null_mut()),
+        way: AtomicU32::new(Way::Free.to_bits()),
+        functions: OnceLock::new(),
     }
 }; CARRIERS];
 
-/// The defaults of a job, or of a thread, in each libcrypto; NULL is the global one.
-pub struct Defaults([Cell<*mut c_void>; CARRIERS]);
+/// A thread's default, or a job's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Default(*mut c_void);
+
+impl Default {
+    const GLOBAL: Self = Self(ptr::null_mut());
+    /// It was not asked, as nobody knew of that libcrypto.
+    const UNKNOWN: Self = Self(ptr::without_provenance_mut(1));
+}
+
+/// The defaults of a job, or of a thread, in each libcrypto.
+pub struct Defaults([Cell<Default>; CARRIERS]);
 
 impl Defaults {
-    pub const fn global() -> Self {
-        Self([const { Cell::new(ptr::null_mut()) }; CARRIERS])
+    pub const fn unknown() -> Self {
+        Self([const { Cell::new(Default::UNKNOWN) }; CARRIERS])
     }
 
     /// What the thread has now.
     #[inline(always)]
     pub fn of_thread() -> Self {
         Self([
-            Cell::new(CARRIED[0].get_first()),
-            Cell::new(CARRIED[1].get()),
+            Cell::new(CARRIED[0].first_default()),
+            Cell::new(CARRIED[1].default()),
         ])
     }
 
@@ -95,70 +125,73 @@ impl Defaults {
         before.give_to_thread(self);
     }
 
-    /// Gives the thread these where they differ from what it has.
+    /// Gives the thread these where they differ from `now`, which it has.
     #[inline(always)]
     fn give_to_thread(&self, now: &Self) {
         for ((carrier, new), now) in CARRIED.iter().zip(&self.0).zip(&now.0) {
             if new.get() != now.get() {
-                carrier.set(new.get());
+                carrier.set_default(new.get());
             }
         }
     }
 }
 
 impl Carrier {
-    /// The thread's default; NULL for the global one.
     #[inline(always)]
-    fn get(&self) -> *mut c_void {
-        let key = self.key.load(Acquire);
-        if key < KEYS {
+    fn default(&self) -> Default {
+        match Way::from_bits(self.way.load(Acquire)) {
             // SAFETY: it is the libcrypto's, which is not gone.
-            unsafe { libc::pthread_getspecific(key) }
-        } else if key == ASK {
-            self.ask()
-        } else {
-            ptr::null_mut()
+            Way::Key(key) => Default(unsafe { libc::pthread_getspecific(key) }),
+            Way::Ask => self.ask(),
+            Way::Gone | Way::Free => Default::UNKNOWN,
         }
     }
 
-    /// The same for the first place. If that is free this looks for a libcrypto: one may have
-    /// been loaded since.
+    /// The same for the first place. If that is free this looks for a libcrypto, as one may
+    /// have been loaded since. If there is none, the thread has what will be the global one.
     #[inline(always)]
-    fn get_first(&self) -> *mut c_void {
-        if self.key.load(Relaxed) == FREE {
-            libcrypto::look();
+    fn first_default(&self) -> Default {
+        if let Way::Free = Way::from_bits(self.way.load(Relaxed)) {
+            return self.first_default_after_a_look();
         }
-        self.get()
+        self.default()
     }
 
     #[cold]
-    fn ask(&self) -> *mut c_void {
+    fn first_default_after_a_look(&self) -> Default {
+        libcrypto::look();
+        match self.default() {
+            Default::UNKNOWN => Default::GLOBAL,
+            known => known,
+        }
+    }
+
+    #[cold]
+    fn ask(&self) -> Default {
         let Some(functions) = self.functions.get() else {
-            return ptr::null_mut();
+            return Default::UNKNOWN;
         };
         // SAFETY: NULL only asks.
         let now = unsafe { (functions.set)(ptr::null_mut()) };
-        if now == self.global.load(Relaxed) {
-            ptr::null_mut()
+        if now.addr() == functions.global {
+            Default::GLOBAL
         } else {
-            now
+            Default(now)
         }
     }
 
-    /// Makes a context the thread's default; NULL for the global one.
     #[cold]
-    fn set(&self, context: *mut c_void) {
-        let Some(functions) = self
-            .functions
-            .get()
-            .filter(|_| self.key.load(Acquire) <= ASK)
-        else {
+    fn set_default(&self, new: Default) {
+        let way = Way::from_bits(self.way.load(Acquire));
+        let Some(functions) = self.functions.get() else {
             return;
         };
-        let context = if context.is_null() {
-            self.global.load(Relaxed)
-        } else {
-            context
+        if new == Default::UNKNOWN || !matches!(way, Way::Key(_) | Way::Ask) {
+            return;
+        }
+        let context = match new {
+            Default::GLOBAL => ptr::with_exposed_provenance_mut(functions.global),
+            Default(context) => context,
         };
         // SAFETY: it was the default before; that it still exists is up to the program, as
         // with libcrypto.
@@ -166,51 +199,54 @@ impl Carrier {
     }
 }
 
-/// Has the default context of a libcrypto carried from now on.
-pub fn carry(functions: Functions) {
-    // SAFETY: it takes nothing.
-    let global = unsafe { (functions.global)() };
-    let key = find_key(functions, global).unwrap_or(ASK);
-    let mut functions = Box::new(functions);
-    for carrier in &CARRIED {
-        match carrier.functions.set(functions) {
-            Ok(()) => {
-                carrier.global.store(global, Relaxed);
-                carrier.key.store(key, Release);
-                return;
-            }
-            Err(taken) => functions = taken,
-        }
+/// Has the default context of a libcrypto carried from now on, if it has such a thing and
+/// there is a place for it, which is returned. By one thread at a time.
+///
+/// # Safety
+/// The libcrypto is initialised.
+pub unsafe fn carry(symbols: &Symbols) -> Option<usize> {
+    let (set, global) = (symbols.set_default?, symbols.global_default?);
+    // SAFETY: the caller's promise.
+    let (global, version) = unsafe { (global(), symbols.version.map(|version| version())) };
+    let functions = Functions {
+        set,
+        global: global.expose_provenance(),
+    };
+    let place = CARRIED
+        .iter()
+        .position(|carrier| carrier.functions.get().is_none())?;
+    // Later versions may do more with a context than to compare it.
+    const LAST_VERSION_KNOWN: std::ffi::c_ulong = 4;
+    let known = version.is_some_and(|version| version >> 28 <= LAST_VERSION_KNOWN);
+    let key = if known { find_key(&functions) } else { None };
+    let _ = CARRIED[place].functions.set(functions);
+    CARRIED[place]
+        .way
+        .store(key.map_or(Way::Ask, Way::Key).to_bits(), Release);
+    Some(place)
+}
+
+/// Leaves alone what has that place: it has been cleaned up.
+pub fn forget(place: usize) {
+    if let Some(carrier) = CARRIED.get(place) {
+        carrier.way.store(Way::Gone.to_bits(), Release);
     }
 }
 
-/// Leaves alone the libcrypto that has this function: it has been cleaned up.
-pub fn forget(set: unsafe extern "C" fn(*mut c_void) -> *mut c_void) {
-    for carrier in &CARRIED {
-        if carrier
-            .functions
-            .get()
-            .is_some_and(|functions| ptr::fn_addr_eq(functions.set, set))
-        {
-            carrier.key.store(GONE, Release);
-        }
-    }
-}
-
-/// The key that holds the calling thread's default, if there is exactly one that does.
-fn find_key(functions: Functions, global: *mut c_void) -> Option<libc::pthread_key_t> {
-    // SAFETY: the functions are libcrypto's; a key that is nobody's reads as NULL.
+/// The key that holds the calling thread's default, if there is exactly one that does: sets
+/// one that nobody else has, which is never used, looks where it turns up, and puts the old
+/// one back.
+fn find_key(functions: &Functions) -> Option<libc::pthread_key_t> {
+    static PROBE: u64 = 0;
+    let probe = (&raw const PROBE).cast_mut().cast::<c_void>();
+    // SAFETY: set only stores the pointer, and nobody uses this thread's default meanwhile. A
+    // key that is nobody's reads as NULL.
     unsafe {
-        let probe = (functions.new)();
-        if probe.is_null() {
-            return None;
-        }
         let before = (functions.set)(probe);
-        let mut holding = (0..KEYS).filter(|&key| libc::pthread_getspecific(key) == probe);
+        let mut holding = (0..Way::KEYS).filter(|&key| libc::pthread_getspecific(key) == probe);
         let (key, another) = (holding.next(), holding.next());
         (functions.set)(before);
-        (functions.free)(probe);
-        let stored = if before == global {
+        let stored = if before.addr() == functions.global {
             ptr::null_mut()
         } else {
             before

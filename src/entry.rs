@@ -376,11 +376,11 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_fd(
 ) -> c_int {
     // SAFETY: the caller's promise.
     let arguments =
-        unsafe { context(ctx).and_then(|ctx| Ok((ctx, place(fd, c"fd must not be NULL")?))) };
+        unsafe { context(ctx).and_then(|ctx| Ok((ctx, Output::new(fd, c"fd must not be NULL")?))) };
     match arguments {
         Ok((ctx, place)) => match ctx.fd(key) {
             Some((fd, data)) => {
-                *place = fd;
+                place.put(fd);
                 // SAFETY: the caller's promise.
                 unsafe { put(custom_data, data) };
                 1
@@ -410,12 +410,12 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_all_fds(
 ) -> c_int {
     // SAFETY: the caller's promise.
     let arguments = unsafe {
-        context(ctx).and_then(|ctx| Ok((ctx, place(numfds, c"numfds must not be NULL")?)))
+        context(ctx).and_then(|ctx| Ok((ctx, Output::new(numfds, c"numfds must not be NULL")?)))
     };
     match arguments {
         Ok((ctx, count)) => {
             // SAFETY: the caller's promise.
-            *count = ctx.all_fds(unsafe { FdList::new(fd) });
+            count.put(ctx.all_fds(unsafe { FdList::new(fd) }));
             1
         }
         Err(error) => refuse!(c"ASYNC_WAIT_CTX_get_all_fds", error, 0),
@@ -447,14 +447,20 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_changed_fds(
     // SAFETY: the caller's promise.
     let arguments = unsafe {
         context(ctx).and_then(|ctx| {
-            let added = place(numaddfds, c"numaddfds must not be NULL")?;
-            Ok((ctx, added, place(numdelfds, c"numdelfds must not be NULL")?))
+            let added = Output::new(numaddfds, c"numaddfds must not be NULL")?;
+            Ok((
+                ctx,
+                added,
+                Output::new(numdelfds, c"numdelfds must not be NULL")?,
+            ))
         })
     };
     match arguments {
         Ok((ctx, added, deleted)) => {
             // SAFETY: the caller's promise.
-            (*added, *deleted) = unsafe { ctx.changed_fds(FdList::new(addfd), FdList::new(delfd)) };
+            let counts = unsafe { ctx.changed_fds(FdList::new(addfd), FdList::new(delfd)) };
+            added.put(counts.0);
+            deleted.put(counts.1);
             1
         }
         Err(error) => refuse!(c"ASYNC_WAIT_CTX_get_changed_fds", error, 0),
@@ -533,18 +539,19 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_callback(
     // SAFETY: the caller's promise.
     let arguments = unsafe {
         context(ctx).and_then(|ctx| {
-            let function = place(callback, c"callback must not be NULL")?;
+            let function = Output::new(callback, c"callback must not be NULL")?;
             Ok((
                 ctx,
                 function,
-                place(callback_arg, c"callback_arg must not be NULL")?,
+                Output::new(callback_arg, c"callback_arg must not be NULL")?,
             ))
         })
     };
     match arguments {
         Ok((ctx, function, arg)) => match ctx.callback() {
             Some(callback) => {
-                (*function, *arg) = (Some(callback.0), callback.1);
+                function.put(Some(callback.0));
+                arg.put(callback.1);
                 1
             }
             None => 0,
@@ -607,11 +614,20 @@ unsafe fn context(ctx: *mut ASYNC_WAIT_CTX) -> Result<&'static WaitCtx, Error> {
     ))
 }
 
-/// # Safety
-/// `pointer` is NULL or may be written.
-unsafe fn place<'a, T>(pointer: *mut T, text: &'static std::ffi::CStr) -> Result<&'a mut T, Error> {
-    // SAFETY: the caller's promise.
-    unsafe { pointer.as_mut() }.ok_or(null(text))
+/// Where a C caller wants something put. Two of them may be the same place.
+struct Output<T>(NonNull<T>);
+
+impl<T> Output<T> {
+    /// # Safety
+    /// `pointer` is NULL or may be written.
+    unsafe fn new(pointer: *mut T, text: &'static std::ffi::CStr) -> Result<Self, Error> {
+        NonNull::new(pointer).map(Self).ok_or(null(text))
+    }
+
+    fn put(self, value: T) {
+        // SAFETY: `new`'s promise.
+        unsafe { self.0.write(value) };
+    }
 }
 
 /// # Safety

@@ -23,6 +23,7 @@ use context::stack::Stack;
 use context::{Context, ContextFn, Transfer};
 
 use crate::sanitizer::{self, Away};
+use crate::thread::Thread;
 
 /// What a fibre runs.
 pub type Func = unsafe extern "C" fn(args: *mut c_void) -> c_int;
@@ -41,6 +42,9 @@ pub struct Fibre {
 }
 
 impl Fibre {
+    /// More than `prepare` writes below `top`.
+    pub const FRAME: usize = 128;
+
     pub const fn new() -> Self {
         Self {
             far_side: Cell::new(None),
@@ -188,6 +192,7 @@ macro_rules! base {
             std::arch::naked_asm!(
                 ".cfi_startproc",
                 ".cfi_undefined rip",
+                ".cfi_personality 0x9b, rsasync_unwound_place", // indirect, relative to here
                 "sub rsp, 8",
                 ".cfi_adjust_cfa_offset 8",
                 "mov rbx, rsi", // the Fibre, which the first switch hands over
@@ -217,6 +222,37 @@ base!(watched_base, "mov rdi, rbx\ncall {watch}", Fibre::arrive);
 
 #[cfg(not(target_arch = "x86_64"))]
 use base as watched_base;
+
+// Where the unwinder finds `unwound`.
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".pushsection .data.rel.ro.rsasync_unwound, \"aw\", @progbits",
+    ".balign 8",
+    ".globl rsasync_unwound_place",
+    ".hidden rsasync_unwound_place",
+    "rsasync_unwound_place:",
+    ".8byte {unwound}",
+    ".popsection",
+    unwound = sym unwound,
+);
+
+/// The personality routine of `base`: what an unwinder asks there. When `pthread_exit` or a
+/// cancellation unwinds, the frames of `func` are gone now, and the thread is about to end.
+#[cfg(target_arch = "x86_64")]
+extern "C" fn unwound(
+    _version: c_int,
+    actions: c_int,
+    _class: u64,
+    _: *mut (),
+    _: *mut (),
+) -> c_int {
+    const UA_FORCE_UNWIND: c_int = 8;
+    const URC_CONTINUE_UNWIND: c_int = 8;
+    if actions & UA_FORCE_UNWIND != 0 {
+        Thread::with(Thread::leave_jobs);
+    }
+    URC_CONTINUE_UNWIND
+}
 
 /// The same elsewhere, but that `pthread_exit` inside `func` ends the process.
 #[cfg(not(target_arch = "x86_64"))]

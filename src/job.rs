@@ -73,7 +73,7 @@ pub struct Job {
     fibre: Fibre,
     state: Cell<State>,
     /// How many calls of `ASYNC_block_pause` are open.
-    blocked: Cell<u32>,
+    blocked: Cell<u64>,
     pub wait_ctx: Attachment,
     defaults: Defaults,
     // The second: what is needed less often.
@@ -127,7 +127,7 @@ pub fn start(
         },
     };
     if let Err(error) = job.prepare(func, args) {
-        thread.pool.put(job);
+        retire(thread, job);
         return Err(error);
     }
     job.wait_ctx.attach(wait_ctx);
@@ -159,12 +159,18 @@ fn run(thread: &Thread, job: JobRef, callers: Defaults) -> Outcome {
         return Outcome::Paused(job);
     };
     job.finish();
+    retire(thread, job);
+    Outcome::Finished(result)
+}
+
+/// An idle job goes to the pool, as long as that is emptied some time.
+#[inline(always)]
+fn retire(thread: &Thread, job: JobRef) {
     if thread.is_ending() {
         free(thread, job);
     } else {
         thread.pool.put(job);
     }
-    Outcome::Finished(result)
 }
 
 /// Pauses the current job; returns once it has been resumed. Does nothing outside a job.
@@ -211,7 +217,9 @@ impl Job {
         } else if args.size > 0 {
             // SAFETY: the stack is larger than this, and an idle job has nothing on it.
             unsafe {
+                let job = top;
                 top = top.sub(args.size.next_multiple_of(16));
+                self.stack.allow_writing(top.sub(Fibre::FRAME), job);
                 args.copy_to(top);
             }
             copy = top.as_ptr();
@@ -303,7 +311,7 @@ fn make(thread: &Thread) -> Option<JobRef> {
         state: Cell::new(State::Idle),
         blocked: Cell::new(0),
         wait_ctx: Attachment::none(),
-        defaults: Defaults::global(),
+        defaults: Defaults::unknown(),
         next_idle: Cell::new(None),
         owner: thread.id(),
         heap_args: Cell::new(None),

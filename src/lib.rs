@@ -16,7 +16,7 @@
 //!       libcrypto  the libcrypto in this process, if any
 //! ```
 //!
-//! Below them: `lock` (locks that outlive a `fork`), `config` (the environment), `errno`, and
+//! Below them: `lock` (locks that outlive a `fork`), `config` (the environment), `quiet` (system calls that go unnoticed), `elf` (symbols), and
 //! `valgrind` and `sanitizer` (which are told of our stacks).
 
 #[cfg(not(panic = "abort"))]
@@ -24,8 +24,8 @@ compile_error!("a panic must not unwind into C: build with panic = \"abort\"");
 
 mod config;
 mod default_context;
+mod elf;
 pub mod entry;
-mod errno;
 pub mod error;
 pub mod extensions;
 mod fibre;
@@ -33,17 +33,32 @@ mod job;
 mod libcrypto;
 mod lock;
 mod pool;
+mod quiet;
 mod sanitizer;
 mod stack;
 mod thread;
 mod valgrind;
 mod wait_ctx;
 
-/// Run by the loader. All of it would also be done, or be done without, later on; but now
-/// there is no other thread yet, most likely.
+/// Run by the loader.
 extern "C" fn loaded() {
-    thread::end_key();
+    thread::set_up();
     libcrypto::remember_loaded_objects();
+    stay_loaded();
+}
+
+/// What has this library in it, if not the program, is never unloaded: handlers of fork and of
+/// threads' ends point into it. The shared library says so itself; a plug-in with the static
+/// one doesn't.
+fn stay_loaded() {
+    // SAFETY: the address is in it; nothing is loaded by NOLOAD.
+    unsafe {
+        let mut info = std::mem::zeroed::<libc::Dl_info>();
+        if libc::dladdr(loaded as *const libc::c_void, &mut info) != 0 {
+            let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+            libc::dlopen(info.dli_fname, flags);
+        }
+    }
 }
 
 /// Run at the end of the process.

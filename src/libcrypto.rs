@@ -3,60 +3,124 @@
 //! This library neither links to one nor loads one, and the program may have none, or several
 //! (1.1 beside 3, a plug-in's own). Its error queue takes our errors, and it has a default
 //! library context to carry. After its `OPENSSL_cleanup` no call goes there any more.
+//!
+//! It is looked for where it may matter, not when this library is loaded: what follows from
+//! the first call into libcrypto (that its allocator is fixed, say) must not come earlier than
+//! with its own jobs.
 
 use std::arch::global_asm;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::iter;
+use std::ffi::{CStr, c_char, c_int, c_ulong, c_void};
 use std::mem;
-use std::ops::Range;
+use std::ops::ControlFlow;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU64,
+    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
-
-use once_cell::race::OnceBox;
+use std::time::{Duration, Instant};
 
 use crate::default_context;
-use crate::errno::KeptErrno;
+use crate::elf::{Object, for_each_object, objects_ever_loaded};
 use crate::error::{Error, Function};
+use crate::quiet::Quiet;
+
+/// Lists what is wanted of a libcrypto: as a struct, as what an object defines, and as weak
+/// references, which the linker or the loader resolves, or leaves NULL. Weak references find
+/// a libcrypto that is linked statically.
+macro_rules! symbols {
+    ($($field:ident: $name:literal as $type:ty,)*) => {
+        #[repr(C)]
+        #[derive(Clone, Copy)]
+        pub struct Symbols {
+            $(pub $field: Option<$type>,)*
+        }
+
+        impl Symbols {
+            fn of(object: &Object) -> Self {
+                // SAFETY: NULL is None; else it is the function of that name, whose type in
+                // OpenSSL's headers this is.
+                unsafe {
+                    Self {
+                        $($field: mem::transmute::<*mut c_void, Option<$type>>(object.function(
+                            const { match CStr::from_bytes_with_nul(concat!($name, "\0").as_bytes()) {
+                                Ok(name) => name,
+                                Err(_) => unreachable!(),
+                            } },
+                        )),)*
+                    }
+                }
+            }
+        }
+
+        global_asm!(
+            $(concat!(".weak ", $name),)*
+            ".pushsection .data.rel.ro.rsasync_weak, \"aw\", %progbits",
+            ".balign 8",
+            ".globl rsasync_weak",
+            ".hidden rsasync_weak",
+            "rsasync_weak:",
+            $(concat!(".8byte ", $name),)*
+            ".popsection",
+        );
+    };
+}
+
+symbols! {
+    err_new: "ERR_new" as unsafe extern "C" fn(),
+    err_set_debug: "ERR_set_debug" as unsafe extern "C" fn(*const c_char, c_int, *const c_char),
+    err_set_error: "ERR_set_error" as unsafe extern "C" fn(c_int, c_int, *const c_char, ...),
+    err_put_error: "ERR_put_error"
+        as unsafe extern "C" fn(c_int, c_int, c_int, *const c_char, c_int),
+    err_add_error_data: "ERR_add_error_data" as unsafe extern "C" fn(c_int, ...),
+    err_set_mark: "ERR_set_mark" as unsafe extern "C" fn() -> c_int,
+    err_pop_to_mark: "ERR_pop_to_mark" as unsafe extern "C" fn() -> c_int,
+    set_default: "OSSL_LIB_CTX_set0_default" as unsafe extern "C" fn(*mut c_void) -> *mut c_void,
+    global_default: "OSSL_LIB_CTX_get0_global_default" as unsafe extern "C" fn() -> *mut c_void,
+    version: "OpenSSL_version_num" as unsafe extern "C" fn() -> c_ulong,
+    init: "OPENSSL_init_crypto" as unsafe extern "C" fn(u64, *const c_void) -> c_int,
+    at_exit: "OPENSSL_atexit" as unsafe extern "C" fn(extern "C" fn()) -> c_int,
+}
+
+unsafe extern "C" {
+    #[link_name = "rsasync_weak"]
+    static WEAK: Symbols;
+}
+
+impl Symbols {
+    /// What no two libcryptos share; None for what is none.
+    fn identity(&self) -> Option<usize> {
+        match (self.err_new, self.err_put_error) {
+            (Some(new), _) => Some(new as usize),
+            (None, put) => put.map(|put| put as usize),
+        }
+    }
+}
+
+struct Libcrypto {
+    symbols: Symbols,
+    never_unloaded: bool,
+    /// It is initialised, and `OPENSSL_cleanup` has not run.
+    alive: AtomicBool,
+    /// Its place among the carried, if it has one.
+    carrier: AtomicUsize,
+}
 
 /// More than one is rare; this is more than there are major versions.
 const AT_MOST: usize = 4;
 
-/// Those found so far, in the order in which they were loaded.
-static FOUND: [OnceBox<Libcrypto>; AT_MOST] = [const { OnceBox::new() }; AT_MOST];
+/// Those found so far: those that were there at the same time in the order of loading.
+static FOUND: [OnceLock<Libcrypto>; AT_MOST] = [const { OnceLock::new() }; AT_MOST];
 
-struct Libcrypto {
-    queue: Queue,
-    default_context: Option<default_context::Functions>,
-    init: Option<unsafe extern "C" fn(options: u64, settings: *const c_void) -> c_int>,
-    at_exit: Option<unsafe extern "C" fn(handler: extern "C" fn()) -> c_int>,
-    /// It is initialised, and `OPENSSL_cleanup` has not run.
-    alive: AtomicBool,
-}
-
-/// The functions that put an error on the queue.
-#[derive(Clone, Copy)]
-enum Queue {
-    V3 {
-        new: unsafe extern "C" fn(),
-        set_debug: unsafe extern "C" fn(file: *const c_char, line: c_int, function: *const c_char),
-        set_error: unsafe extern "C" fn(library: c_int, reason: c_int, format: *const c_char, ...),
-    },
-    V1_1 {
-        put: unsafe extern "C" fn(
-            library: c_int,
-            function: c_int,
-            reason: c_int,
-            *const c_char,
-            c_int,
-        ),
-        add_data: unsafe extern "C" fn(count: c_int, ...),
-    },
+fn alive() -> impl Iterator<Item = &'static Libcrypto> {
+    FOUND
+        .iter()
+        .map_while(OnceLock::get)
+        .filter(|libcrypto| libcrypto.alive.load(Acquire))
 }
 
 /// Puts an error on the queue of the first libcrypto.
+#[cold]
 pub fn queue(error: Error, function: Function) {
     const LIBRARY_ASYNC: c_int = 51;
     const FILE: &CStr = c"rsasync";
@@ -64,199 +128,33 @@ pub fn queue(error: Error, function: Function) {
     let Some(libcrypto) = alive().next() else {
         return;
     };
-    // SAFETY: the functions have these types since OpenSSL 1.1 and 3.0; all strings are static.
+    let of = &libcrypto.symbols;
+    // SAFETY: it is alive, and all strings are static. The text takes memory; where there is
+    // none, that must not be queued as another error.
     unsafe {
-        match libcrypto.queue {
-            Queue::V3 {
-                new,
-                set_debug,
-                set_error,
-            } => {
-                new();
-                set_debug(FILE.as_ptr(), 0, function.name.as_ptr());
-                set_error(
-                    LIBRARY_ASYNC,
-                    error.reason.code(),
-                    c"%s".as_ptr(),
-                    error.text.as_ptr(),
-                );
-            }
-            Queue::V1_1 { put, add_data } => {
-                let reason = error.reason.code_1_1();
-                put(LIBRARY_ASYNC, function.code, reason, FILE.as_ptr(), 0);
-                add_data(1, error.text.as_ptr());
-            }
+        if let (Some(new), Some(set_debug), Some(set_error)) =
+            (of.err_new, of.err_set_debug, of.err_set_error)
+        {
+            new();
+            set_debug(FILE.as_ptr(), 0, function.name.as_ptr());
+            set_error(LIBRARY_ASYNC, error.reason.code(), ptr::null());
+        } else if let Some(put) = of.err_put_error {
+            put(
+                LIBRARY_ASYNC,
+                function.code,
+                error.reason.code_1_1(),
+                FILE.as_ptr(),
+                0,
+            );
         }
+        of.err_set_mark.map(|set_mark| set_mark());
+        of.err_add_error_data
+            .map(|add_data| add_data(1, error.text.as_ptr()));
+        of.err_pop_to_mark.map(|pop_to_mark| pop_to_mark());
     }
-}
-
-fn alive() -> impl Iterator<Item = &'static Libcrypto> {
-    FOUND
-        .iter()
-        .map_while(OnceBox::get)
-        .filter(|libcrypto| libcrypto.alive.load(Acquire))
 }
 
 // ---- finding it ----------------------------------------------------------------------
-
-/// What is wanted of a libcrypto, in the order of [`WEAK`].
-const SYMBOLS: [&CStr; 11] = [
-    c"ERR_new",
-    c"ERR_set_debug",
-    c"ERR_set_error",
-    c"ERR_put_error",
-    c"ERR_add_error_data",
-    c"OSSL_LIB_CTX_set0_default",
-    c"OSSL_LIB_CTX_get0_global_default",
-    c"OSSL_LIB_CTX_new",
-    c"OSSL_LIB_CTX_free",
-    c"OPENSSL_init_crypto",
-    c"OPENSSL_atexit",
-];
-
-type Addresses = [*mut c_void; SYMBOLS.len()];
-
-// Weak references: the linker or the loader fills in the address, or 0 if nobody has it.
-// This is how a libcrypto that is linked statically is found.
-global_asm!(
-    ".weak ERR_new, ERR_set_debug, ERR_set_error, ERR_put_error, ERR_add_error_data",
-    ".weak OSSL_LIB_CTX_set0_default, OSSL_LIB_CTX_get0_global_default",
-    ".weak OSSL_LIB_CTX_new, OSSL_LIB_CTX_free",
-    ".weak OPENSSL_init_crypto, OPENSSL_atexit",
-    ".pushsection .data.rel.ro.rsasync_weak, \"aw\", %progbits",
-    ".balign 8",
-    ".globl rsasync_weak",
-    ".hidden rsasync_weak",
-    "rsasync_weak:",
-    ".8byte ERR_new, ERR_set_debug, ERR_set_error, ERR_put_error, ERR_add_error_data",
-    ".8byte OSSL_LIB_CTX_set0_default, OSSL_LIB_CTX_get0_global_default",
-    ".8byte OSSL_LIB_CTX_new, OSSL_LIB_CTX_free",
-    ".8byte OPENSSL_init_crypto, OPENSSL_atexit",
-    ".popsection",
-);
-
-unsafe extern "C" {
-    #[link_name = "rsasync_weak"]
-    static WEAK: Addresses;
-}
-
-impl Libcrypto {
-    fn new(addresses: Addresses) -> Option<Self> {
-        /// # Safety
-        /// `F` is an `Option` of the type of the function at this address.
-        unsafe fn function<F>(address: *mut c_void) -> F {
-            // SAFETY: NULL is `None`; else by the caller's promise.
-            unsafe { mem::transmute_copy(&address) }
-        }
-        let [
-            new,
-            set_debug,
-            set_error,
-            put,
-            add_data,
-            set,
-            global,
-            ctx_new,
-            ctx_free,
-            init,
-            at_exit,
-        ] = addresses;
-        // SAFETY: the types are those of OpenSSL's headers.
-        unsafe {
-            let v3 = || {
-                let (new, set_debug) = (
-                    function::<Option<_>>(new)?,
-                    function::<Option<_>>(set_debug)?,
-                );
-                Some(Queue::V3 {
-                    new,
-                    set_debug,
-                    set_error: function::<Option<_>>(set_error)?,
-                })
-            };
-            let v1_1 = || {
-                let put = function::<Option<_>>(put)?;
-                Some(Queue::V1_1 {
-                    put,
-                    add_data: function::<Option<_>>(add_data)?,
-                })
-            };
-            let default_context = || {
-                Some(default_context::Functions {
-                    set: function::<Option<_>>(set)?,
-                    global: function::<Option<_>>(global)?,
-                    new: function::<Option<_>>(ctx_new)?,
-                    free: function::<Option<_>>(ctx_free)?,
-                })
-            };
-            Some(Self {
-                queue: v3().or_else(v1_1)?,
-                default_context: default_context(),
-                init: function(init),
-                at_exit: function(at_exit),
-                alive: AtomicBool::new(false),
-            })
-        }
-    }
-
-    /// What no two of them share.
-    fn identity(&self) -> usize {
-        match self.queue {
-            Queue::V3 { new, .. } => new as usize,
-            Queue::V1_1 { put, .. } => put as usize,
-        }
-    }
-
-    /// Adds it to those found, unless it is there.
-    fn add(self) {
-        let mut new = Some(Box::new(self));
-        for (place, gone) in iter::zip(&FOUND, GONE) {
-            if let Some(this) = new.take()
-                && let Err(this) = place.set(this)
-            {
-                if place
-                    .get()
-                    .is_some_and(|found| found.identity() == this.identity())
-                {
-                    return;
-                }
-                new = Some(this);
-                continue;
-            }
-            if let Some(found) = place.get() {
-                found.initialise(gone);
-            }
-            return;
-        }
-    }
-
-    /// Does what libcrypto's own ASYNC_start_job does first, and asks to be told of its end.
-    fn initialise(&'static self, gone: extern "C" fn()) {
-        const OPENSSL_INIT_ASYNC: u64 = 0x100;
-        // SAFETY: the functions have these types since OpenSSL 1.1; `gone` stays loaded.
-        let alive = unsafe {
-            self.init
-                .is_none_or(|init| init(OPENSSL_INIT_ASYNC, ptr::null()) == 1)
-                && self.at_exit.is_none_or(|at_exit| at_exit(gone) == 1)
-        };
-        self.alive.store(alive, Release);
-        if let Some(functions) = self.default_context.filter(|_| alive) {
-            default_context::carry(functions);
-        }
-    }
-}
-
-/// `OPENSSL_cleanup` of the libcrypto found at each place calls one of these.
-const GONE: [extern "C" fn(); AT_MOST] = [gone::<0>, gone::<1>, gone::<2>, gone::<3>];
-
-extern "C" fn gone<const PLACE: usize>() {
-    if let Some(libcrypto) = FOUND[PLACE].get() {
-        libcrypto.alive.store(false, Release);
-        if let Some(functions) = &libcrypto.default_context {
-            default_context::forget(functions.set);
-        }
-    }
-}
 
 /// A node of the loader's list of objects, as in <link.h>.
 #[repr(C)]
@@ -268,15 +166,25 @@ struct LinkMap {
     previous: *const c_void,
 }
 
-/// The last of the objects that were there when this library was loaded. Later ones come
-/// after it: while it is the last, there is nothing new, and nothing to look through.
+/// An object that is never unloaded, and was the last in the list when this library was
+/// loaded. While it still is, nothing was loaded since.
 static LAST_AT_LOAD: AtomicPtr<LinkMap> = AtomicPtr::new(ptr::null_mut());
+
+/// How many objects the loader had ever loaded at the last look, and one more.
+static SEEN: AtomicU64 = AtomicU64::new(0);
+
+/// A thread is looking.
+static LOOKING: AtomicBool = AtomicBool::new(false);
+
+/// This is the child of a process that had other threads when it forked. The loader's locks
+/// may never be free again, so only what was found before is known.
+static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// Called when this library is loaded.
 pub fn remember_loaded_objects() {
     let mut last: *mut LinkMap = ptr::null_mut();
-    // SAFETY: the loader runs no other thread's dlclose while it runs constructors, so the
-    // list stands; the last object is then pinned, so that its node stays for ever.
+    // SAFETY: the loader runs no other thread's dlclose while it runs constructors, so that
+    // the list stands.
     unsafe {
         let program = libc::dlopen(ptr::null(), libc::RTLD_LAZY);
         if program.is_null()
@@ -287,136 +195,220 @@ pub fn remember_loaded_objects() {
         while let Some(next) = (*last).next.load(Relaxed).as_mut() {
             last = next;
         }
-        if !libc::dlopen((*last).name, libc::RTLD_LAZY | libc::RTLD_NOLOAD).is_null() {
-            LAST_AT_LOAD.store(last, Release);
-        }
+        // This library stays, and with it those that it needs: libc, libgcc_s, the loader.
+        let functions = [
+            remember_loaded_objects as *const (),
+            libc::getpid as *const (),
+            _Unwind_GetIP as *const (),
+            __tls_get_addr as *const (),
+        ];
+        for_each_object(|object| {
+            let stays = functions
+                .iter()
+                .any(|function| object.contains(function.addr()));
+            let is_last = object.contains((*last).dynamic.addr());
+            if stays && is_last {
+                LAST_AT_LOAD.store(last, Release);
+            }
+            if is_last {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
     }
 }
 
-/// Finds the libcryptos that came since the last look.
+unsafe extern "C" {
+    fn _Unwind_GetIP();
+    fn __tls_get_addr();
+}
+
+/// Something was found that was not called into yet: what a child still can look for.
+static PENDING: AtomicBool = AtomicBool::new(false);
+
+fn is_anything_new() -> bool {
+    if FORKED.load(Relaxed) {
+        return PENDING.load(Acquire);
+    }
+    let seen = SEEN.load(Acquire);
+    // SAFETY: an object that is never unloaded keeps its node.
+    let last_at_load = unsafe { LAST_AT_LOAD.load(Relaxed).as_ref() };
+    let is_still_last = |last: &LinkMap| last.next.load(Relaxed).is_null();
+    seen == 0 || !last_at_load.is_some_and(is_still_last) && seen != objects_ever_loaded() + 1
+}
+
+/// Finds the libcryptos that came since the last look, and makes the first call into them.
 #[cold]
 pub fn look() {
-    /// How many objects the loader had ever loaded at the last look, and one more.
-    static SEEN: AtomicU64 = AtomicU64::new(0);
-    let seen = SEEN.load(Acquire);
-    // SAFETY: its node stays for ever.
-    let last_at_load = unsafe { LAST_AT_LOAD.load(Acquire).as_ref() };
-    let nothing_new = |last: &LinkMap| last.next.load(Relaxed).is_null();
-    if seen != 0 && last_at_load.is_some_and(nothing_new) {
+    if !is_anything_new() {
         return;
     }
-    let loaded = objects_ever_loaded() + 1;
-    if seen == loaded {
-        return;
+    let _quiet = Quiet::new();
+    take_turn(Duration::MAX);
+    if !FORKED.load(Relaxed) {
+        SEEN.store(objects_ever_loaded() + 1, Relaxed);
+        find(|_| true);
     }
-    let _errno = KeptErrno::new();
+    for (libcrypto, gone) in FOUND.iter().map_while(OnceLock::get).zip(GONE) {
+        libcrypto.initialise(gone);
+    }
+    PENDING.store(false, Relaxed);
+    LOOKING.store(false, Release);
+}
+
+/// Waits until no other thread looks, so long at most; whether it is so.
+fn take_turn(patience: Duration) -> bool {
+    let start = Instant::now();
+    while LOOKING.swap(true, Acquire) {
+        if start.elapsed() > patience {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// Adds what is in the process now to [`FOUND`], where it `suits`. By the thread whose turn it
+/// is.
+fn find(suits: impl Fn(&Libcrypto) -> bool) {
+    let here = (&raw const FOUND).addr();
     // SAFETY: filled in before this library ran.
     let weak = unsafe { WEAK };
-    let dynamic = loaded_objects()
-        .iter()
-        .filter_map(Object::libcrypto)
-        .collect::<Vec<_>>();
-    // One in the program itself is not among them, and was there first.
-    if let Some(libcrypto) = Libcrypto::new(weak)
-        && !dynamic
-            .iter()
-            .any(|other| other.identity() == libcrypto.identity())
-    {
-        libcrypto.add();
+    let mut weak_is_an_object = false;
+    for_each_object(|object| {
+        let itself = object.contains(here);
+        if !itself && !object.function(c"ASYNC_start_job").is_null() {
+            let found = Libcrypto::new(Symbols::of(&object), object.is_never_unloaded());
+            weak_is_an_object |= found.symbols.identity() == weak.identity();
+            if suits(&found) {
+                found.add();
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    if !weak_is_an_object {
+        Libcrypto::new(weak, true).add(); // it is in the program
     }
-    dynamic.into_iter().for_each(Libcrypto::add);
-    SEEN.store(loaded, Release);
 }
 
-/// A shared object in this process.
-struct Object {
-    name: CString,
-    addresses: Range<usize>,
-}
-
-impl Object {
-    /// The libcrypto that it is, which then stays loaded, or None.
-    fn libcrypto(&self) -> Option<Libcrypto> {
-        // SAFETY: plain calls of the loader with C strings; nothing is loaded by NOLOAD.
-        unsafe {
-            let handle = libc::dlopen(self.name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-            if handle.is_null() {
-                return None;
-            }
-            // Its own, not that of a library which it needs.
-            if self
-                .addresses
-                .contains(&libc::dlsym(handle, c"ASYNC_start_job".as_ptr()).addr())
-                && let Some(found) =
-                    Libcrypto::new(SYMBOLS.map(|name| libc::dlsym(handle, name.as_ptr())))
-            {
-                return Some(found);
-            }
-            libc::dlclose(handle);
-            None
+impl Libcrypto {
+    fn new(symbols: Symbols, never_unloaded: bool) -> Self {
+        let (alive, carrier) = (AtomicBool::new(false), AtomicUsize::new(usize::MAX));
+        Self {
+            symbols,
+            never_unloaded,
+            alive,
+            carrier,
         }
     }
-}
 
-/// Calls `each` for the objects of the process until it returns true.
-fn for_objects(mut each: impl FnMut(&libc::dl_phdr_info) -> bool) {
-    unsafe extern "C" fn call<F: FnMut(&libc::dl_phdr_info) -> bool>(
-        info: *mut libc::dl_phdr_info,
-        _: usize,
-        each: *mut c_void,
-    ) -> c_int {
-        // SAFETY: `each` is the one below, `info` the loader's.
-        unsafe { (*each.cast::<F>())(&*info).into() }
-    }
-    fn callback_of<F: FnMut(&libc::dl_phdr_info) -> bool>(
-        _: &F,
-    ) -> unsafe extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int {
-        call::<F>
-    }
-    // SAFETY: the callback gets the pointer that belongs to it.
-    unsafe { libc::dl_iterate_phdr(Some(callback_of(&each)), (&raw mut each).cast()) };
-}
-
-fn objects_ever_loaded() -> u64 {
-    let mut count = 0;
-    for_objects(|info| {
-        count = info.dlpi_adds;
-        true
-    });
-    count
-}
-
-/// All objects but the program itself and this library, in the order of loading.
-fn loaded_objects() -> Vec<Object> {
-    let mut objects = Vec::new();
-    let here = (&raw const FOUND).addr();
-    for_objects(|info| {
-        // SAFETY: the loader's strings and headers, which stand during the call.
-        let (name, headers) = unsafe {
-            let headers = std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into());
-            (CStr::from_ptr(info.dlpi_name), headers)
+    /// Adds it to those found, unless it is there.
+    fn add(self) {
+        let Some(identity) = self.symbols.identity() else {
+            return;
         };
-        let segments = headers
-            .iter()
-            .filter(|header| header.p_type == libc::PT_LOAD);
-        let start = segments
-            .clone()
-            .map(|segment| segment.p_vaddr as usize)
-            .min()
-            .unwrap_or(0);
-        let end = segments
-            .map(|segment| (segment.p_vaddr + segment.p_memsz) as usize)
-            .max()
-            .unwrap_or(0);
-        let bias = info.dlpi_addr as usize;
-        let addresses = bias.wrapping_add(start)..bias.wrapping_add(end);
-        if !name.is_empty() && !addresses.contains(&here) {
-            objects.push(Object {
-                name: name.to_owned(),
-                addresses,
-            });
+        let mut new = Some(self);
+        for place in &FOUND {
+            let found = place.get_or_init(|| new.take().expect("it is taken once"));
+            if found.symbols.identity() == Some(identity) {
+                return;
+            }
         }
-        false
-    });
-    objects
+    }
+
+    /// Does what libcrypto's own ASYNC_start_job does first, and asks to be told of its end.
+    /// Whatever comes of it, no error is left on the queue.
+    fn initialise(&self, gone: extern "C" fn()) {
+        const OPENSSL_INIT_ASYNC: u64 = 0x100;
+        if self.carrier.load(Relaxed) != usize::MAX || self.alive.load(Relaxed) {
+            return;
+        }
+        let Symbols {
+            err_set_mark,
+            err_pop_to_mark,
+            init,
+            at_exit,
+            ..
+        } = self.symbols;
+        // SAFETY: it is loaded, and stays so; `gone` does, too.
+        unsafe {
+            self.pin();
+            err_set_mark.map(|set_mark| set_mark());
+            let told_of_end = match at_exit {
+                Some(at_exit) => at_exit(gone) == 1,
+                // 4.0 has no such function: its OPENSSL_cleanup takes effect after the last
+                // exit handler.
+                None => libc::atexit(gone) == 0,
+            };
+            let alive =
+                told_of_end && init.is_some_and(|init| init(OPENSSL_INIT_ASYNC, ptr::null()) == 1);
+            if alive && let Some(place) = default_context::carry(&self.symbols) {
+                self.carrier.store(place, Relaxed);
+            }
+            self.alive.store(alive, Release);
+            err_pop_to_mark.map(|pop_to_mark| pop_to_mark());
+        }
+    }
+
+    /// Keeps it loaded.
+    fn pin(&self) {
+        if self.never_unloaded {
+            return;
+        }
+        // SAFETY: the address is in it; nothing is loaded by NOLOAD.
+        unsafe {
+            let mut info = mem::zeroed::<libc::Dl_info>();
+            let address = self.symbols.identity().unwrap_or_default();
+            if libc::dladdr(ptr::with_exposed_provenance(address), &mut info) != 0 {
+                libc::dlopen(info.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            }
+        }
+    }
+}
+
+/// `OPENSSL_cleanup` of the libcrypto at each place calls one of these.
+const GONE: [extern "C" fn(); AT_MOST] = [gone::<0>, gone::<1>, gone::<2>, gone::<3>];
+
+extern "C" fn gone<const PLACE: usize>() {
+    if let Some(libcrypto) = FOUND[PLACE].get() {
+        libcrypto.alive.store(false, Release);
+        default_context::forget(libcrypto.carrier.load(Relaxed));
+    }
+}
+
+// ---- fork ----------------------------------------------------------------------------
+
+/// Sees to it that no other thread looks while this one forks, and that the child, which
+/// can't look, knows what stays loaded.
+pub fn before_fork(patience: Duration) {
+    if take_turn(patience) && has_threads() && is_anything_new() {
+        find(|libcrypto| libcrypto.never_unloaded);
+        PENDING.store(true, Release);
+    }
+}
+
+pub fn after_fork_in_parent() {
+    LOOKING.store(false, Release);
+}
+
+pub fn after_fork_in_child() {
+    if has_threads() {
+        FORKED.store(true, Relaxed);
+    }
+    LOOKING.store(false, Release);
+}
+
+/// Whether the process may have more threads than this one, or, after a fork, had.
+fn has_threads() -> bool {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            static __libc_single_threaded: c_char;
+        }
+        // SAFETY: a variable of the C library's, which changes while there is one thread.
+        unsafe { __libc_single_threaded == 0 }
+    }
+    #[cfg(not(target_env = "gnu"))]
+    true
 }

@@ -1,14 +1,30 @@
 //! Data shared between threads, behind locks that are held across `fork`.
 //!
-//! A lock that another thread holds at the moment of a `fork` would stay locked in the
-//! child for ever. So `fork` first takes every lock there is and both sides release them
-//! afterwards. To make "every lock" a short list, a [`Shared`] has no lock of its own: it
-//! borrows one of [`LOCKS`], chosen by its address. From that follow the two rules of this
-//! file: **no thread holds two at once**, and **no foreign code runs under a lock**, not
-//! even `malloc`, which may have fork handlers of its own.
+//! A lock that another thread holds at the moment of a `fork` would stay locked in the child
+//! for ever, and what it guards half-changed. So a thread that forks says so and waits until
+//! every lock was free once; from then on others wait for it before they change anything:
+//!
+//! ```text
+//!   the thread that forks: FORKER = self | each lock: take, give back | fork | FORKER = 0
+//!   the others:                 take ... give back     take, wait ............. go on
+//! ```
+//!
+//! Nobody waits for ever: other libraries' fork handlers may take locks under which they call
+//! in here, or call in themselves. To make "every lock" a short list, a [`Shared`] has no lock
+//! of its own: it borrows one of [`TABLE`], chosen by its address. From that follow the two
+//! rules of this file: **no thread holds two at once**, and **no foreign code runs under a
+//! lock**.
 
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{
+    AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::time::{Duration, Instant};
+
+use crate::libcrypto;
+use crate::quiet::Quiet;
 
 /// Enough that two threads at work on different things rarely meet.
 const LOCKS: usize = 64;
@@ -23,17 +39,55 @@ unsafe impl Sync for Lock {}
 static TABLE: [Lock; LOCKS] =
     [const { Lock(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER)) }; LOCKS];
 
+/// The thread that forks, 0 if none does.
+static FORKER: AtomicUsize = AtomicUsize::new(0);
+
+/// How long a fork and the others wait for each other. No lock is held for long: what takes
+/// longer than this never comes. Then a signal handler forks that has interrupted this very
+/// thread, or other locks are in play.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl Lock {
     #[inline]
     fn take(&self) {
         // SAFETY: a statically initialised mutex that is never moved nor destroyed.
         unsafe { libc::pthread_mutex_lock(self.0.get()) };
+        if FORKER.load(Relaxed) != 0 {
+            self.wait_for_fork();
+        }
+    }
+
+    #[cold]
+    fn wait_for_fork(&self) {
+        // SAFETY: it takes nothing.
+        let this_thread = unsafe { libc::pthread_self() } as usize;
+        let start = Instant::now();
+        while ![0, this_thread].contains(&FORKER.load(Relaxed)) && start.elapsed() < PATIENCE {
+            self.give_back();
+            std::thread::yield_now();
+            // SAFETY: as in `take`.
+            unsafe { libc::pthread_mutex_lock(self.0.get()) };
+        }
+    }
+
+    /// Waits until it is free.
+    fn drain(&self, until: &libc::timespec) {
+        // SAFETY: as in `take`; the time is a valid one.
+        if unsafe { libc::pthread_mutex_timedlock(self.0.get(), until) } == 0 {
+            self.give_back();
+        }
     }
 
     #[inline]
     fn give_back(&self) {
-        // SAFETY: as above; the callers hold it, or are the fork that took it.
+        // SAFETY: as in `take`; the callers hold it.
         unsafe { libc::pthread_mutex_unlock(self.0.get()) };
+    }
+
+    /// Frees it, whoever held it.
+    fn reset(&self) {
+        // SAFETY: only in a child with a single thread, which doesn't wait for it.
+        unsafe { self.0.get().write(libc::PTHREAD_MUTEX_INITIALIZER) };
     }
 }
 
@@ -51,7 +105,7 @@ impl<T> Shared<T> {
     /// Waits for the value. The caller must not hold another `Held`.
     #[inline]
     pub fn lock(&self) -> Held<'_, T> {
-        // What differs between neighbours is above the size of the smallest of them.
+        // The lowest bits are the same in most addresses.
         let lock = &TABLE[(self.0.get().addr() >> 6) % LOCKS];
         lock.take();
         Held {
@@ -92,14 +146,30 @@ impl<T> Drop for Held<'_, T> {
     }
 }
 
-/// Has every `fork` from now on take all locks before and release them after, on both sides.
-pub fn hold_across_fork() {
+/// Has every `fork` from now on find and leave the locks free, and what they guard whole.
+pub fn keep_across_fork() {
     extern "C" fn before() {
-        TABLE.iter().for_each(Lock::take);
+        let _quiet = Quiet::new();
+        // SAFETY: the time is a valid place to write.
+        let until = unsafe {
+            FORKER.store(libc::pthread_self() as usize, SeqCst);
+            let mut until = std::mem::zeroed::<libc::timespec>();
+            libc::clock_gettime(libc::CLOCK_REALTIME, &mut until);
+            until.tv_sec += PATIENCE.as_secs() as libc::time_t;
+            until
+        };
+        TABLE.iter().for_each(|lock| lock.drain(&until));
+        libcrypto::before_fork(PATIENCE);
     }
-    extern "C" fn after() {
-        TABLE.iter().for_each(Lock::give_back);
+    extern "C" fn after_in_parent() {
+        libcrypto::after_fork_in_parent();
+        FORKER.store(0, SeqCst);
+    }
+    extern "C" fn after_in_child() {
+        libcrypto::after_fork_in_child();
+        TABLE.iter().for_each(Lock::reset);
+        FORKER.store(0, SeqCst);
     }
     // SAFETY: the handlers live as long as the process: the library is never unloaded.
-    unsafe { libc::pthread_atfork(Some(before), Some(after), Some(after)) };
+    unsafe { libc::pthread_atfork(Some(before), Some(after_in_parent), Some(after_in_child)) };
 }

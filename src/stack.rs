@@ -23,13 +23,16 @@ use std::num::NonZero;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 
 use once_cell::race::OnceNonZeroUsize;
 
 use crate::config;
-use crate::errno::KeptErrno;
 use crate::lock::Shared;
+use crate::quiet::Quiet;
 use crate::valgrind;
 
 /// A function that gives stack memory: takes the bytes wanted, leaves the bytes given.
@@ -59,13 +62,29 @@ static CHOICE: Shared<Choice> = Shared::new(Choice {
 });
 
 /// Puts the functions given in place; false if it is too late for that.
+///
+/// With a function of its own to take memory back, but none to give it, a program counts on
+/// memory as from `malloc`, which libcrypto's default gives; so it gets that. (The other way
+/// round, [`guarded_free`] takes both.)
 pub fn set_allocator(alloc: Option<AllocFn>, free: Option<FreeFn>) -> bool {
     let mut choice = CHOICE.lock();
     if choice.fixed {
         return false;
     }
-    choice.allocator.alloc = alloc.unwrap_or(choice.allocator.alloc);
-    choice.allocator.free = free.unwrap_or(choice.allocator.free);
+    let Allocator {
+        alloc: alloc_now,
+        free: free_now,
+    } = choice.allocator;
+    let is_guarded = ptr::fn_addr_eq(alloc_now, guarded_alloc as AllocFn);
+    let default = if free.is_some() && is_guarded {
+        plain_alloc
+    } else {
+        alloc_now
+    };
+    choice.allocator = Allocator {
+        alloc: alloc.unwrap_or(default),
+        free: free.unwrap_or(free_now),
+    };
     true
 }
 
@@ -87,7 +106,9 @@ pub struct Stack {
     bottom: NonNull<u8>,
     size: usize,
     free: FreeFn,
-    _valgrind: valgrind::Registration,
+    /// It ought to have a guard and has none.
+    unguarded: bool,
+    valgrind: valgrind::Registration,
 }
 
 static MADE: AtomicU64 = AtomicU64::new(0);
@@ -103,7 +124,7 @@ pub struct Counts {
 }
 
 pub fn counts() -> Counts {
-    let freed = FREED.load(Relaxed);
+    let freed = FREED.load(Acquire); // before what was made: not more can be freed than that
     let made = MADE.load(Relaxed);
     Counts {
         made,
@@ -115,13 +136,14 @@ pub fn counts() -> Counts {
 impl Stack {
     /// Memory from the allocator in place, if it has any.
     pub fn new() -> Option<Self> {
-        let _errno = KeptErrno::new();
+        let _quiet = Quiet::new();
         let Allocator { alloc, free } = {
             let mut choice = CHOICE.lock();
             choice.fixed = true;
             choice.allocator
         };
-        let mut size = match ptr::fn_addr_eq(alloc, guarded_alloc as AllocFn) {
+        let is_guarded = ptr::fn_addr_eq(alloc, guarded_alloc as AllocFn);
+        let mut size = match is_guarded {
             true => config::stack_size(),
             false => config::stack_size_set().unwrap_or(LIBCRYPTO_SIZE),
         };
@@ -133,19 +155,29 @@ impl Stack {
             unsafe { free(bottom.as_ptr().cast()) };
             return None;
         }
+        let unguarded = is_guarded && Slot::of(bottom).is_some_and(|slot| !slot.is_guarded());
         MADE.fetch_add(1, Relaxed);
+        UNGUARDED.fetch_add(unguarded.into(), Relaxed);
         let bottom_address = bottom.as_ptr().addr();
-        let _valgrind = valgrind::Registration::new(bottom_address, bottom_address + size);
+        let valgrind = valgrind::Registration::new(bottom_address, bottom_address + size);
         Some(Self {
             bottom,
             size,
             free,
-            _valgrind,
+            unguarded,
+            valgrind,
         })
     }
 
     pub fn bottom(&self) -> NonNull<u8> {
         self.bottom
+    }
+
+    /// Memory between frames that are gone is going to be written.
+    #[inline]
+    pub fn allow_writing(&self, bottom: NonNull<u8>, top: NonNull<u8>) {
+        self.valgrind
+            .allow_writing(bottom.as_ptr().addr(), top.as_ptr().addr());
     }
 
     /// Usable bytes above `bottom`.
@@ -156,10 +188,11 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        let _errno = KeptErrno::new();
+        let _quiet = Quiet::new();
         // SAFETY: `alloc` gave it, and the owner of a Stack lets nobody use it any more.
         unsafe { (self.free)(self.bottom.as_ptr().cast()) };
-        FREED.fetch_add(1, Relaxed);
+        UNGUARDED.fetch_sub(self.unguarded.into(), Relaxed);
+        FREED.fetch_add(1, Release);
     }
 }
 
@@ -174,8 +207,8 @@ pub unsafe extern "C" fn guarded_alloc(num: *mut usize) -> *mut c_void {
     let Some(slot) = Slot::take((*size).max(config::stack_size())) else {
         return ptr::null_mut();
     };
-    if !slot.is_guarded() && !slot.guard() {
-        UNGUARDED.fetch_add(1, Relaxed);
+    if !slot.is_guarded() {
+        slot.guard();
     }
     *size = slot.stack_size();
     slot.stack_bottom()
@@ -184,23 +217,33 @@ pub unsafe extern "C" fn guarded_alloc(num: *mut usize) -> *mut c_void {
 /// The default `ASYNC_stack_free_fn`.
 ///
 /// # Safety
-/// `addr` is NULL or came from [`guarded_alloc`], and nobody uses that memory any more.
+/// `addr` is NULL, or came from [`guarded_alloc`] or from `malloc`, as a program's own function
+/// may get it; nobody uses that memory any more.
 pub unsafe extern "C" fn guarded_free(addr: *mut c_void) {
     let Some(bottom) = NonNull::new(addr) else {
         return;
     };
-    let slot = Slot::of(bottom.cast()).expect("this memory is not a stack of rsasync's");
-    if !slot.is_guarded() {
-        UNGUARDED.fetch_sub(1, Relaxed);
+    match Slot::of(bottom.cast()) {
+        Some(slot) => slot.give_back(),
+        // SAFETY: the caller's promise.
+        None => unsafe { libc::free(addr) },
     }
-    slot.give_back();
+}
+
+/// What gives the memory that a program takes back in its own way.
+///
+/// # Safety
+/// `num` points to a `size_t` that can be read.
+unsafe extern "C" fn plain_alloc(num: *mut usize) -> *mut c_void {
+    // SAFETY: the caller's promise.
+    unsafe { libc::malloc(*num) }
 }
 
 // ---- regions -------------------------------------------------------------------------
 
 /// The first region of a process; later ones are as large as all before them together, so
 /// that a crowd has few, and a program under `mlockall`, whose regions are populated as they
-/// are mapped, pays at most twice for what it uses.
+/// are mapped, pays no more than twice for what it uses.
 const FIRST_REGION: usize = 4;
 /// Where that growth ends: 12 GiB of address space at the default size.
 const LARGEST_REGION: usize = 1 << 16;
@@ -296,14 +339,6 @@ impl Region {
         }
     }
 
-    /// Gives back the mapping. The region is unlinked and has no slot taken.
-    fn unmap(&'static self) {
-        SPLIT_GUARDS.fetch_sub(self.split_guards.load(Relaxed), Relaxed);
-        let Range { start, end } = self.addresses();
-        // SAFETY: `map` made it, and by the caller's promise nobody uses it any more.
-        unsafe { libc::munmap(ptr::with_exposed_provenance_mut(start), end - start) };
-    }
-
     fn addresses(&self) -> Range<usize> {
         let start = ptr::from_ref(self).expose_provenance();
         start..start + self.header_size + self.slots * self.slot_size
@@ -356,7 +391,12 @@ impl Slot {
             return Some(slot);
         }
         let all_taken = alike.map(|region| region.slots).sum::<usize>();
-        let region = Region::map(all_taken.clamp(FIRST_REGION, LARGEST_REGION), slot_size)?;
+        let largest = if is_address_space_limited() {
+            FIRST_REGION
+        } else {
+            LARGEST_REGION
+        };
+        let region = Region::map(all_taken.clamp(FIRST_REGION, largest), slot_size)?;
         regions.add(region);
         region.take_slot()
     }
@@ -392,28 +432,23 @@ impl Slot {
     /// leaves the mapping whole (not on older kernels, nor on locked memory), or protection,
     /// which splits it, as long as there are mappings to spare.
     #[cold]
-    fn guard(&self) -> bool {
+    fn guard(&self) {
         const MADV_GUARD_INSTALL: c_int = 102;
         let guard = ptr::with_exposed_provenance_mut(self.guard_bottom());
         // SAFETY: the range is this slot's, below its stack; nobody reads or writes there.
-        let guarded = unsafe {
-            libc::madvise(guard, GUARD, MADV_GUARD_INSTALL) == 0
-                || SPLIT_GUARDS.load(Relaxed) < split_guards_at_most()
-                    && libc::mprotect(guard, GUARD, libc::PROT_NONE) == 0
-                    && self.count_split_guard()
-        };
-        if guarded {
-            self.region.words[self.index / 64]
-                .guarded
-                .fetch_or(1 << (self.index % 64), Relaxed);
+        let mark = || unsafe { libc::madvise(guard, GUARD, MADV_GUARD_INSTALL) == 0 };
+        // SAFETY: as above.
+        let protect = || unsafe { libc::mprotect(guard, GUARD, libc::PROT_NONE) == 0 };
+        if !mark() {
+            if SPLIT_GUARDS.load(Relaxed) >= split_guards_at_most() || !protect() {
+                return;
+            }
+            SPLIT_GUARDS.fetch_add(1, Relaxed);
+            self.region.split_guards.fetch_add(1, Relaxed);
         }
-        guarded
-    }
-
-    fn count_split_guard(&self) -> bool {
-        SPLIT_GUARDS.fetch_add(1, Relaxed);
-        self.region.split_guards.fetch_add(1, Relaxed);
-        true
+        self.region.words[self.index / 64]
+            .guarded
+            .fetch_or(1 << (self.index % 64), Relaxed);
     }
 
     /// Gives the stack's memory back to the system, then the slot to whoever wants one.
@@ -424,7 +459,10 @@ impl Slot {
         if self.region.free_slot(self.index) {
             regions.remove(self.region);
             drop(regions);
-            self.region.unmap();
+            SPLIT_GUARDS.fetch_sub(self.region.split_guards.load(Relaxed), Relaxed);
+            let Range { start, end } = self.region.addresses();
+            // SAFETY: `map` made it, and there is no slot in it that anybody has.
+            unsafe { libc::munmap(ptr::with_exposed_provenance_mut(start), end - start) };
         }
     }
 }
@@ -461,6 +499,15 @@ fn map_memory(length: usize) -> Option<NonNull<c_void>> {
         }
         libc::madvise(start, length, libc::MADV_NOHUGEPAGE);
         NonNull::new(start)
+    }
+}
+
+/// Whether address space is scarce: what we take of it, the program's `malloc` can't have.
+fn is_address_space_limited() -> bool {
+    // SAFETY: a plain struct of numbers; the call writes it.
+    unsafe {
+        let mut limit = mem::zeroed::<libc::rlimit>();
+        libc::getrlimit(libc::RLIMIT_AS, &mut limit) == 0 && limit.rlim_cur != libc::RLIM_INFINITY
     }
 }
 

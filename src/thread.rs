@@ -21,12 +21,6 @@ use crate::wait_ctx;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ThreadId(u64);
 
-impl ThreadId {
-    pub fn number(self) -> u64 {
-        self.0
-    }
-}
-
 pub struct Thread {
     /// The innermost job that runs on this thread.
     pub current: Cell<Option<JobRef>>,
@@ -45,7 +39,7 @@ enum Stage {
     /// It has no id yet, and nothing to clean up.
     New,
     Ready,
-    /// Its destructor has run.
+    /// Its destructor has run, or it can't have one.
     Ending,
 }
 
@@ -93,11 +87,17 @@ impl Thread {
     fn make_ready(&self) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         self.id.set(ThreadId(NEXT.fetch_add(1, Relaxed)));
-        self.stage.set(Stage::Ready);
         self.watched.set(sanitizer::current_fibre());
-        // SAFETY: the key is a valid one; its destructor gets the value of its own thread,
-        // whose memory outlives all destructors.
-        unsafe { libc::pthread_setspecific(end_key(), ptr::from_ref(self).cast()) };
+        let told_of_end = end_key().is_some_and(|key| {
+            // SAFETY: it is our key; its destructor gets the value of its own thread, whose
+            // memory outlives all destructors.
+            unsafe { libc::pthread_setspecific(key, ptr::from_ref(self).cast()) == 0 }
+        });
+        self.stage.set(if told_of_end {
+            Stage::Ready
+        } else {
+            Stage::Ending
+        });
     }
 
     #[inline]
@@ -133,11 +133,17 @@ impl Thread {
         self.pool.set_limit(0);
     }
 
-    /// The thread ends. A job may still count as running: `pthread_exit` left its stack.
-    fn end(&self) {
+    /// `pthread_exit` or a cancellation has unwound the current job, and will unwind nothing
+    /// else of this thread's jobs: their stacks are left as they are.
+    pub fn leave_jobs(&self) {
         if self.current.take().is_some() {
             sanitizer::back_on(self.watched.get());
         }
+    }
+
+    /// The thread ends. Where nothing is unwound a job may still count as running.
+    fn end(&self) {
+        self.leave_jobs();
         self.clean_up();
         self.spare_contexts.hand_over();
         self.stage.set(Stage::Ending);
@@ -145,19 +151,23 @@ impl Thread {
     }
 }
 
-/// The key whose destructor is told of a thread's end. Made by the first thread, together
-/// with the handlers that let locks survive a `fork`.
-pub fn end_key() -> libc::pthread_key_t {
+/// The key whose destructor is told of a thread's end, if one could be had.
+fn end_key() -> Option<libc::pthread_key_t> {
     unsafe extern "C" fn end(thread: *mut c_void) {
         // SAFETY: the value is set by `make_ready`, on this thread.
         unsafe { &*thread.cast::<Thread>() }.end();
     }
-    static KEY: Shared<Option<libc::pthread_key_t>> = Shared::new(None);
+    static KEY: Shared<Option<Option<libc::pthread_key_t>>> = Shared::new(None);
     *KEY.lock().get_or_insert_with(|| {
         let mut key = 0;
         // SAFETY: `key` is a valid place, and `end` is never unloaded.
-        unsafe { libc::pthread_key_create(&mut key, Some(end)) };
-        lock::hold_across_fork();
-        key
+        let made = unsafe { libc::pthread_key_create(&mut key, Some(end)) } == 0;
+        made.then_some(key)
     })
+}
+
+/// Called when the library is loaded, while there is no other thread, most likely.
+pub fn set_up() {
+    end_key();
+    lock::keep_across_fork();
 }

@@ -1,22 +1,40 @@
 //! Client requests that tell valgrind of our stacks, so that a switch is not taken for a
 //! jump of the stack pointer. Outside valgrind they are five instructions that do nothing.
 
-/// A stack that valgrind knows of.
-pub struct Registration(usize);
+/// A stack that valgrind knows of, if it runs this program.
+pub struct Registration {
+    id: usize,
+    watched: bool,
+}
 
+const RUNNING_ON_VALGRIND: usize = 0x1001;
 const STACK_REGISTER: usize = 0x1501;
 const STACK_DEREGISTER: usize = 0x1502;
+/// Memcheck's: 'M', 'C', and the second request.
+const MAKE_MEM_UNDEFINED: usize = 0x4d43_0001;
 
 impl Registration {
     /// Registers the memory from `bottom` up to `top`.
     pub fn new(bottom: usize, top: usize) -> Self {
-        Self(request([STACK_REGISTER, bottom, top, 0, 0, 0]))
+        let watched = request([RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0]) != 0;
+        Self {
+            id: request([STACK_REGISTER, bottom, top, 0, 0, 0]),
+            watched,
+        }
+    }
+
+    /// Memory of frames that are gone is out of bounds; this is going to be written.
+    #[inline]
+    pub fn allow_writing(&self, bottom: usize, top: usize) {
+        if self.watched {
+            request([MAKE_MEM_UNDEFINED, bottom, top - bottom, 0, 0, 0]);
+        }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        request([STACK_DEREGISTER, self.0, 0, 0, 0, 0]);
+        request([STACK_DEREGISTER, self.id, 0, 0, 0, 0]);
     }
 }
 

@@ -88,7 +88,7 @@ impl WaitCtx {
             })?;
         ctx.freed.store(false, Relaxed);
         ctx.generation
-            .store(thread.spare_contexts.next_generation(thread), Release);
+            .store(thread.spare_contexts.next_generation(), Release);
         Ok(ctx)
     }
 
@@ -272,8 +272,9 @@ impl WaitCtx {
 }
 
 impl Contents {
+    /// There is nothing to clean up, and not much room to give back.
     fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.callback.is_none()
+        self.entries.is_empty() && self.entries.capacity() <= ROOM_KEPT && self.callback.is_none()
     }
 
     /// Where the newest entry of that kind is.
@@ -392,10 +393,13 @@ impl Spares {
         }
     }
 
-    /// A number that no other context gets: the thread's own, and a count.
-    fn next_generation(&self, thread: &Thread) -> u64 {
-        if self.last_generation.get() == 0 {
-            self.last_generation.set(thread.id().number() << 40);
+    /// A number that no other context gets. Threads draw them in blocks.
+    fn next_generation(&self) -> u64 {
+        const BLOCK: u64 = 1 << 16;
+        static NEXT_BLOCK: AtomicU64 = AtomicU64::new(0);
+        if self.last_generation.get() % BLOCK == BLOCK - 1 || self.last_generation.get() == 0 {
+            self.last_generation
+                .set(NEXT_BLOCK.fetch_add(BLOCK, Relaxed));
         }
         self.last_generation.set(self.last_generation.get() + 1);
         self.last_generation.get()
