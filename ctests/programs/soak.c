@@ -279,12 +279,19 @@ static int resume(ASYNC_JOB **handle, int expected)
 static void pause_(void)
 {
     ASYNC_JOB *current = ASYNC_get_current_job();
+    ASYNC_WAIT_CTX *ctx;
+    size_t added, deleted;
 
     atomic_fetch_add(&pauses, 1);
     self->depth--;
     CHECK_INT(ASYNC_pause_job(), 1);
     self->depth++;
     CHECK(current == ASYNC_get_current_job());
+    ctx = ASYNC_get_wait_ctx(current);
+    if (ctx != NULL) {
+        CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &added, NULL, &deleted), 1);
+        CHECK(added == 0 && deleted == 0);
+    }
 }
 
 /* Uses some of the stack, and finds it as it was after a pause deep in it. */
