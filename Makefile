@@ -11,8 +11,9 @@ MAJOR   := $(firstword $(subst ., ,$(VERSION)))
 SHARED  := target/release/librsasync.so
 STATIC  := target/static/librsasync.a
 DEMO    := target/demo
+SOAK    := target/soak
 
-.PHONY: all library demo test install headers clean
+.PHONY: all library demo test soak install headers clean
 
 all: library $(STATIC)
 
@@ -45,6 +46,15 @@ demo: library
 test:
 	@sh ctests/needs
 	$(CARGO) test --quiet
+
+# Random work of everything in eight threads, for SECONDS (60 if not given).
+soak: library
+	@sh ctests/needs
+	@mkdir -p $(SOAK)
+	@ln -sf ../release/librsasync.so $(SOAK)/librsasync.so.$(MAJOR)
+	$(CC) -std=gnu11 -g -O1 -pthread -DWITH_LIBCRYPTO -Iinclude -Ictests ctests/programs/soak.c \
+	    -o $(SOAK)/soak -Ltarget/release -lrsasync -lcrypto -Wl,-rpath,$(CURDIR)/$(SOAK)
+	SECONDS=$(or $(SECONDS),60) $(SOAK)/soak soak
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \

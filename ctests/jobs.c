@@ -298,6 +298,39 @@ CASE(args_are_copied_and_outlive_the_callers, EVERYWHERE,
     ASYNC_cleanup_thread();
 }
 
+static int uses_its_stack(void *arg)
+{
+    volatile unsigned char room[8 << 10];
+    size_t i;
+
+    for (i = 0; i < sizeof(room); i++)
+        room[i] = 1;
+    return arg != NULL;
+}
+
+static int sums_its_args(void *args)
+{
+    int i, sum = 0;
+
+    for (i = 0; i < 900; i++)
+        sum += ((unsigned char *)args)[i];
+    return sum;
+}
+
+CASE(args_may_be_larger_than_those_of_the_job_before, EVERYWHERE,
+     "a job that was used with small args takes larger ones, which lie where frames were")
+{
+    unsigned char args[900];
+    ASYNC_JOB *job = NULL;
+    int ret = 0;
+
+    memset(args, 2, sizeof(args));
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, uses_its_stack, args, 1), ASYNC_FINISH);
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, sums_its_args, args, sizeof(args)), ASYNC_FINISH);
+    CHECK_INT(ret, 2 * 900);
+    ASYNC_cleanup_thread();
+}
+
 static int writes_to_its_args(void *arg)
 {
     memset(arg, 0x5a, 64);

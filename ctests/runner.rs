@@ -3,6 +3,10 @@
 
 #[path = "runner/chapters.rs"]
 mod chapters;
+#[path = "runner/endurance.rs"]
+mod endurance;
+#[path = "runner/faults.rs"]
+mod faults;
 #[path = "runner/programs.rs"]
 mod programs;
 #[path = "runner/stage.rs"]
@@ -17,6 +21,8 @@ fn main() {
     let mut trials = surface::trials();
     trials.extend(programs::trials());
     trials.extend(chapters::trials());
+    trials.extend(faults::trials());
+    trials.extend(endurance::trials());
     let end = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         print!("{} passed, {} failed", end.num_passed, end.num_failed);

@@ -1,0 +1,504 @@
+/*
+ * faults.c: memory that can't be had. The same scenario is run again and again, each time in
+ * a process of its own, with the first, the second, ... of the library's calls failing, that
+ * call alone or all from there on, until the scenario makes no more of them.
+ */
+#include "check.h"
+#include "fail_nth.h"
+#include <limits.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <sys/mman.h>
+#ifdef WITH_LIBCRYPTO
+# include <openssl/err.h>
+#endif
+
+/* ---- what every call must do ---------------------------------------------------------- */
+
+static void queue_is_empty(void)
+{
+#ifdef WITH_LIBCRYPTO
+    CHECK_INT(ERR_peek_error(), 0);
+#endif
+}
+
+/* The call before was refused for want of memory, and says so. */
+static void refused(long failed_before)
+{
+    CHECK_INT(faults->kind, MALLOC);
+    CHECK(faults->failed > failed_before);
+    CHECK(strstr(RSASYNC_last_error(), "no memory") != NULL);
+#ifdef WITH_LIBCRYPTO
+    unsigned long error = ERR_get_error();
+
+    CHECK_INT(ERR_GET_LIB(error), 51);
+    CHECK_INT(ERR_GET_REASON(error), ERR_R_MALLOC_FAILURE);
+    queue_is_empty();
+#endif
+}
+
+/* The library copies this much to the heap, and less than that to the job's stack. */
+enum { ON_HEAP = 1025, ERRNO = 4711 };
+
+static int start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*func)(void *), void *args,
+                 size_t size)
+{
+    long failed = faults->failed;
+    int code, number;
+
+    errno = ERRNO;
+    code = ASYNC_start_job(job, ctx, ret, func, args, size);
+    number = errno;
+    if (code == ASYNC_ERR) {
+        CHECK(*job == NULL && size >= ON_HEAP);
+        refused(failed);
+        return code;
+    }
+    queue_is_empty();
+    if (code == ASYNC_NO_JOBS) {
+        CHECK(*job == NULL && faults->failed > failed);
+        CHECK(faults->kind == MMAP || faults->kind == MALLOC);
+        CHECK(strstr(RSASYNC_last_error(), "no memory") != NULL);
+        return code;
+    }
+    CHECK(code == ASYNC_PAUSE || code == ASYNC_FINISH);
+    CHECK((*job != NULL) == (code == ASYNC_PAUSE));
+    CHECK_INT(number, ERRNO);
+    return code;
+}
+
+/* A job that exists needs no memory to go on. */
+static int resume(ASYNC_JOB **job, int *ret)
+{
+    int code = ASYNC_start_job(job, NULL, ret, NULL, NULL, 0);
+
+    queue_is_empty();
+    CHECK(code == ASYNC_PAUSE || code == ASYNC_FINISH);
+    return code;
+}
+
+static void init_thread(size_t max, size_t init)
+{
+    CHECK_INT(ASYNC_init_thread(max, init), 1);
+    queue_is_empty();
+}
+
+static ASYNC_WAIT_CTX *new_ctx(void)
+{
+    long failed = faults->failed;
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+
+    if (ctx == NULL)
+        refused(failed);
+    else
+        queue_is_empty();
+    return ctx;
+}
+
+/* Descriptors that a context has, and those that were cleaned up. */
+enum { MOST_FDS = 200 };
+static int cleaned[MOST_FDS];
+
+static void clean(ASYNC_WAIT_CTX *ctx, const void *key, int fd, void *data)
+{
+    CHECK(ctx != NULL && data == &cleaned[fd] && key == &cleaned[fd]);
+    cleaned[fd]++;
+}
+
+/* Adds a descriptor, or shows that the context is as it was. */
+static bool set_fd(ASYNC_WAIT_CTX *ctx, int fd)
+{
+    int before[MOST_FDS], after[MOST_FDS];
+    size_t count_before, count_after, added;
+    long failed = faults->failed;
+    int found;
+
+    CHECK(ASYNC_WAIT_CTX_get_all_fds(ctx, before, &count_before));
+    added = (size_t)ASYNC_WAIT_CTX_set_wait_fd(ctx, &cleaned[fd], fd, &cleaned[fd], clean);
+    if (added)
+        queue_is_empty();
+    else
+        refused(failed);
+    CHECK(ASYNC_WAIT_CTX_get_all_fds(ctx, after, &count_after));
+    CHECK_INT(count_after, count_before + added);
+    CHECK(memcmp(after + added, before, count_before * sizeof(int)) == 0);
+    CHECK_INT(ASYNC_WAIT_CTX_get_fd(ctx, &cleaned[fd], &found, NULL), added);
+    CHECK(!added || (after[0] == fd && found == fd));
+    queue_is_empty();
+    return added;
+}
+
+/* ---- guards ---------------------------------------------------------------------------- */
+
+/* Whether a touch below a job's stack would fault: the kernel is asked to read from there. */
+static bool has_guard(ASYNC_JOB *job)
+{
+    /* The job lies at the top of 132 KiB; below them are 64 KiB of guard. */
+    const char *inside = (const char *)job - (160 << 10);
+    static int ends[2];
+    char byte;
+
+    if (ends[1] == 0)
+        CHECK(pipe(ends) == 0);
+    if (write(ends[1], inside, 1) == 1) {
+        CHECK(read(ends[0], &byte, 1) == 1);
+        return false;
+    }
+    CHECK_INT(errno, EFAULT);
+    return true;
+}
+
+static struct rsasync_stats stats(void)
+{
+    struct rsasync_stats now;
+
+    RSASYNC_get_stats(&now, sizeof(now));
+    return now;
+}
+
+/* These jobs are all that there are: their stacks are counted, with guards or without. */
+static void check_stats(ASYNC_JOB **jobs, int count)
+{
+    struct rsasync_stats now = stats();
+    uint64_t in_use = 0, unguarded = 0;
+
+    for (int i = 0; i < count; i++) {
+        in_use += jobs[i] != NULL;
+        unguarded += jobs[i] != NULL && !has_guard(jobs[i]);
+    }
+    CHECK_INT(now.stacks_in_use, in_use);
+    CHECK_INT(now.stacks_unguarded, unguarded);
+    CHECK_INT(now.jobs_abandoned, 0);
+    /* Where one way to make a guard fails there is the other. */
+    CHECK(unguarded == 0 || (faults->kind == MPROTECT && (long)unguarded <= faults->failed));
+}
+
+static void cleanup_thread(void)
+{
+    ASYNC_cleanup_thread();
+    queue_is_empty();
+    check_stats(NULL, 0);
+    CHECK_INT(faults->mapped, 0);
+}
+
+/* ---- the scenario ---------------------------------------------------------------------- */
+
+struct args {
+    size_t size;
+    int seed, pauses;
+    unsigned char filling[];
+};
+
+/* Finds its arguments as they were given, before and after each pause. */
+static int pausing_job(void *copy)
+{
+    const struct args *args = copy;
+    int pauses = args->pauses, i = 0;
+
+    do {
+        for (size_t at = 0; at < args->size - sizeof(*args); at++)
+            CHECK_INT(args->filling[at], (unsigned char)(args->seed + at));
+    } while (i++ < pauses && ASYNC_pause_job());
+    return args->seed;
+}
+
+static int start_pausing(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int seed, size_t size, int pauses)
+{
+    static _Thread_local union {
+        struct args args;
+        unsigned char bytes[100000];
+    } given;
+    int ret = -1, code;
+
+    given.args.size = size;
+    given.args.seed = seed;
+    given.args.pauses = pauses;
+    for (size_t at = sizeof(struct args); at < size; at++)
+        given.bytes[at] = (unsigned char)(seed + at - sizeof(struct args));
+    *job = NULL;
+    code = start(job, ctx, &ret, pausing_job, &given, size);
+    memset(&given, 0, size);
+    CHECK(code != ASYNC_FINISH || ret == seed);
+    return code;
+}
+
+static void finish(ASYNC_JOB **job, int seed)
+{
+    int ret = -1;
+
+    while (*job != NULL)
+        CHECK(resume(job, &ret) == ASYNC_PAUSE || ret == seed);
+}
+
+/* A pool with a limit, jobs with contexts of their own, arguments of all sizes. */
+static void pool(void)
+{
+    static const size_t sizes[] = { sizeof(struct args), 100, 1024, ON_HEAP, 5000, 100000 };
+    enum { JOBS = 6 };
+    ASYNC_WAIT_CTX *ctxs[JOBS];
+    ASYNC_JOB *jobs[JOBS] = { NULL }, *more = NULL;
+    int paused = 0, had[JOBS], ret;
+
+    memset(cleaned, 0, sizeof(cleaned));
+    init_thread(JOBS, 3);
+    for (int i = 0; i < JOBS; i++) {
+        ctxs[i] = new_ctx();
+        had[i] = ctxs[i] != NULL && set_fd(ctxs[i], i);
+        paused += start_pausing(&jobs[i], ctxs[i], i, sizes[i], i % 3 + 1) == ASYNC_PAUSE;
+    }
+    if (paused == JOBS) {
+        ret = ASYNC_start_job(&more, NULL, &ret, pausing_job, &more, sizeof(more));
+        CHECK(ret == ASYNC_NO_JOBS && more == NULL);
+        queue_is_empty();
+        check_stats(jobs, JOBS);
+    }
+    for (int i = 0; i < JOBS; i++) {
+        CHECK(jobs[i] == NULL || ASYNC_get_wait_ctx(jobs[i]) == ctxs[i]);
+        if (i % 2 == 0)
+            finish(&jobs[i], i);
+        ASYNC_WAIT_CTX_free(ctxs[i]);
+        finish(&jobs[i], i);
+        CHECK_INT(cleaned[i], had[i]);
+    }
+    cleanup_thread();
+}
+
+/* More jobs than one mapping has room for, finished in another order. */
+static void crowd(void)
+{
+    enum { JOBS = 70 };
+    ASYNC_JOB *jobs[JOBS];
+
+    for (int i = 0; i < JOBS; i++)
+        start_pausing(&jobs[i], NULL, i, 64, 2);
+    check_stats(jobs, JOBS);
+    for (int i = 0; i < JOBS; i += 3)
+        finish(&jobs[i], i);
+    init_thread(0, 0);
+    check_stats(jobs, JOBS);
+    for (int i = 0; i < JOBS; i += 3)
+        start_pausing(&jobs[i], NULL, i, 64, 1);
+    check_stats(jobs, JOBS);
+    for (int i = 0; i < JOBS; i++)
+        finish(&jobs[i], i);
+    cleanup_thread();
+}
+
+/* A context with many descriptors, some of them cleared. */
+static void descriptors(void)
+{
+    bool had[MOST_FDS];
+    ASYNC_WAIT_CTX *ctx = new_ctx();
+
+    if (ctx == NULL)
+        return;
+    memset(cleaned, 0, sizeof(cleaned));
+    for (int i = 0; i < MOST_FDS; i++) {
+        had[i] = set_fd(ctx, i);
+        if (i % 5 == 0) {
+            CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &cleaned[i]), had[i]);
+            had[i] = false;
+        }
+    }
+    ASYNC_WAIT_CTX_free(ctx);
+    for (int i = 0; i < MOST_FDS; i++)
+        CHECK_INT(cleaned[i], had[i]);
+}
+
+/* A job that starts a job that starts a job, each with a large copy; all pause. */
+static int nested_job(void *copy)
+{
+    char given[3000];
+    const char *depth = copy;
+    ASYNC_JOB *inner = NULL;
+    int ret = 0, code;
+
+    memset(given, *depth - 1, sizeof(given));
+    ASYNC_pause_job();
+    if (*depth > 0) {
+        do {
+            code = inner == NULL ? start(&inner, NULL, &ret, nested_job, given, sizeof(given))
+                                 : resume(&inner, &ret);
+            ASYNC_pause_job();
+        } while (code == ASYNC_PAUSE);
+        CHECK(code == ASYNC_FINISH || ret == 0);
+    }
+    CHECK(depth[0] == depth[2999]);
+    return ret + 1;
+}
+
+static void nested(void)
+{
+    char given[3000];
+    ASYNC_JOB *job = NULL;
+    int ret = 0, code;
+
+    memset(given, 3, sizeof(given));
+    code = start(&job, NULL, &ret, nested_job, given, sizeof(given));
+    while (code == ASYNC_PAUSE)
+        code = resume(&job, &ret);
+    CHECK(code != ASYNC_FINISH || (ret >= 1 && ret <= 4));
+    CHECK(code != ASYNC_FINISH || ret == 4 || faults->failed > 0);
+}
+
+/* The default functions for stacks, called by the program. */
+static void stack_functions(void)
+{
+    ASYNC_stack_alloc_fn alloc;
+    ASYNC_stack_free_fn release;
+    size_t size = 1 << 20;
+    long failed = faults->failed;
+    char *stack;
+
+    ASYNC_get_mem_functions(&alloc, &release);
+    stack = alloc(&size);
+    CHECK(stack != NULL || (faults->kind == MMAP && faults->failed > failed));
+    if (stack != NULL) {
+        CHECK(size >= 1 << 20);
+        memset(stack, 1, size);
+        release(stack);
+    }
+    queue_is_empty();
+}
+
+/* Leaves the cleaning up to the thread's end. */
+static void *in_thread(void *arg)
+{
+    ASYNC_JOB *jobs[5];
+
+    pool();
+    nested();
+    init_thread(4, 2);
+    for (int i = 0; i < 5; i++)
+        if (i < 4)
+            start_pausing(&jobs[i], NULL, i, 2000, 1);
+    for (int i = 0; i < 4; i++)
+        finish(&jobs[i], i);
+    return arg;
+}
+
+static void scenario(void)
+{
+    pthread_t thread;
+
+    nested();
+    cleanup_thread();
+    pool();
+    crowd();
+    descriptors();
+    nested();
+    cleanup_thread();
+    stack_functions();
+    CHECK_INT(pthread_create(&thread, NULL, in_thread, NULL), 0);
+    CHECK_INT(pthread_join(thread, NULL), 0);
+    cleanup_thread();
+}
+
+/*
+ * What the library keeps is the memory of wait contexts, each with a small list. After this
+ * they are as many as this makes, whatever was before, all with a list: the number of blocks
+ * is always the same, or something is lost.
+ */
+static void settle(void)
+{
+    enum { CONTEXTS = 40 };
+    ASYNC_WAIT_CTX *ctxs[CONTEXTS];
+    ASYNC_JOB *job;
+
+    for (int i = 0; i < CONTEXTS; i++) {
+        ctxs[i] = new_ctx();
+        CHECK(set_fd(ctxs[i], i));
+    }
+    for (int i = 0; i < CONTEXTS; i++)
+        ASYNC_WAIT_CTX_free(ctxs[i]);
+    CHECK_INT(start_pausing(&job, NULL, 1, 5000, 1), ASYNC_PAUSE);
+    CHECK(has_guard(job));
+    finish(&job, 1);
+    cleanup_thread();
+}
+
+/* ---- every call ------------------------------------------------------------------------ */
+
+static void whole_run(void)
+{
+    alarm(30);
+    mallopt(M_PERTURB, 0xa5); /* memory that was freed shows */
+    scenario();
+    faults->last = 0;
+    settle();
+    scenario();
+    settle();
+}
+
+/* Runs it in a process of its own with such a plan; returns whether it ended well. */
+static bool run(enum kind kind, bool no_markers, long first, long last)
+{
+    int status;
+
+    *faults = (struct faults){
+        .kind = kind, .first = first, .last = last, .no_markers = no_markers
+    };
+    status = check_child(whole_run, 0);
+    if (status != 0)
+        fprintf(stderr, "  call %ld%s, %s guard markers: ended by %s %d\n", first,
+                last > first ? " and all later" : "", no_markers ? "no" : "with",
+                status > 0 ? "signal" : "status", abs(status));
+    return status == 0;
+}
+
+static void every_call(enum kind kind, bool no_markers)
+{
+    int wrong = 0;
+    long kept;
+
+    CHECK(run(kind, no_markers, LONG_MAX, 0));
+    kept = faults->blocks;
+    CHECK(faults->calls > 0);
+    for (int lasting = 0; lasting < 2; lasting++) {
+        long n = 0;
+
+        do {
+            n++;
+            if (!run(kind, no_markers, n, lasting ? LONG_MAX : n)) {
+                wrong++;
+            } else if (faults->blocks != kept) {
+                fprintf(stderr, "  call %ld%s: %ld blocks are lost\n", n,
+                        lasting ? " and all later" : "", faults->blocks - kept);
+                wrong++;
+            }
+        } while (faults->failed > 0);
+        printf("%ld calls, %s guard markers, %s\n", n - 1, no_markers ? "no" : "with",
+               lasting ? "from there on" : "one by one");
+    }
+    CHECK_INT(wrong, 0);
+}
+
+static void both(enum kind kind)
+{
+    faults = mmap(NULL, sizeof(*faults), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(faults != MAP_FAILED);
+    if (kind != MPROTECT) /* not called where there are markers */
+        every_call(kind, false);
+    every_call(kind, true);
+}
+
+CASE(malloc_fails, OURS, "without memory on the heap a call is refused, and nothing is lost")
+{
+    both(MALLOC);
+}
+
+CASE(mmap_fails, OURS, "without memory for a stack there is no job, which is no error")
+{
+    both(MMAP);
+}
+
+CASE(madvise_fails, OURS, "without advice to the kernel stacks work, and are counted right")
+{
+    both(MADVISE);
+}
+
+CASE(mprotect_fails, OURS, "a stack that can't be protected works, and is counted")
+{
+    both(MPROTECT);
+}
