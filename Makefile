@@ -1,4 +1,4 @@
-# What a person types: make demo, make test, make install. README.md tells more.
+# What a person types: make demo, make test, make fuzz, make install. README.md tells more.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
@@ -12,7 +12,7 @@ SHARED  := target/release/librsasync.so
 STATIC  := target/static/librsasync.a
 DEMO    := target/demo
 
-.PHONY: all library demo test install headers clean
+.PHONY: all library demo test fuzz install headers clean
 
 all: library $(STATIC)
 
@@ -45,6 +45,12 @@ demo: library
 test:
 	@sh ctests/needs
 	$(CARGO) test --quiet
+
+# Random programs on rsasync and on libcrypto, until stopped or for SECONDS; FLAGS go to the
+# fuzzer, which tells them by --help.
+fuzz: library
+	@sh ctests/needs
+	$(CARGO) run --quiet --bin fuzz -- $(if $(SECONDS),--seconds $(SECONDS)) $(FLAGS)
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \

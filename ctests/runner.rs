@@ -3,6 +3,8 @@
 
 #[path = "runner/chapters.rs"]
 mod chapters;
+#[path = "runner/fuzz.rs"]
+mod fuzz;
 #[path = "runner/programs.rs"]
 mod programs;
 #[path = "runner/stage.rs"]
@@ -17,6 +19,7 @@ fn main() {
     let mut trials = surface::trials();
     trials.extend(programs::trials());
     trials.extend(chapters::trials());
+    trials.extend(fuzz::trials());
     let end = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         print!("{} passed, {} failed", end.num_passed, end.num_failed);

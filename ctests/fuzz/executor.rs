@@ -151,13 +151,15 @@ fn run(steps: Vec<Step>, trace: &'static Trace) {
         busy: None,
         ending: None,
     });
-    for other in others {
-        let handle = thread::spawn(move || {
-            THREAD.set(other);
-            interpret(None);
-        });
-        with(|run| run.threads.insert(other, handle));
-    }
+    with(|run| {
+        for other in others {
+            let handle = thread::spawn(move || {
+                THREAD.set(other);
+                interpret(None);
+            });
+            run.threads.insert(other, handle);
+        }
+    });
     interpret(None);
     let handles = with(|run| std::mem::take(&mut run.threads));
     for handle in handles.into_values() {

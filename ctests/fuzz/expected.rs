@@ -22,9 +22,10 @@ pub enum Row {
     Rounding,
     SignalMask,
     ThreadStop,
+    PauseFirst,
 }
 
-pub const ROWS: [Row; 18] = [
+pub const ROWS: [Row; 19] = [
     Row::Nested,
     Row::OtherThread,
     Row::NotPaused,
@@ -43,6 +44,7 @@ pub const ROWS: [Row; 18] = [
     Row::Rounding,
     Row::SignalMask,
     Row::ThreadStop,
+    Row::PauseFirst,
 ];
 
 impl Row {
@@ -69,6 +71,7 @@ impl Row {
             Self::Rounding => "rounding mode, exception masks (x87, MXCSR)",
             Self::SignalMask => "signal mask",
             Self::ThreadStop => "`OPENSSL_thread_stop`",
+            Self::PauseFirst => "`ASYNC_pause_job()` before any job was started",
         }
     }
 

@@ -13,6 +13,9 @@ pub type JobFn = extern "C" fn(Pointer) -> c_int;
 pub type CleanupFn = extern "C" fn(Pointer, *const c_void, c_int, Pointer);
 pub type CallbackFn = extern "C" fn(Pointer) -> c_int;
 
+/// `OPENSSL_INIT_LOAD_CRYPTO_STRINGS`.
+const LOAD_CRYPTO_STRINGS: u64 = 2;
+
 /// Declares the table of functions, and how it is filled: each name is looked up as it stands.
 macro_rules! functions {
     ($table:ident { $($field:ident: $name:literal, $type:ty;)* }) => {
@@ -65,6 +68,7 @@ functions! { Callbacks {
 }}
 
 functions! { Libcrypto {
+    init: "OPENSSL_init_crypto", unsafe extern "C" fn(u64, Pointer) -> c_int;
     get_error: "ERR_get_error", unsafe extern "C" fn() -> c_ulong;
     thread_stop: "OPENSSL_thread_stop", unsafe extern "C" fn();
     version: "OpenSSL_version", unsafe extern "C" fn(c_int) -> *const c_char;
@@ -96,6 +100,10 @@ impl Functions {
             let crypto = Library::open(Some(libcrypto), RTLD_NOW | RTLD_LOCAL)?;
             let library = Library::open(Some(library), RTLD_NOW | RTLD_LOCAL)?;
             let libcrypto = Libcrypto::find(&crypto)?;
+            // What libcrypto does once in a process is done before the forks: its strings are
+            // most of it.
+            (libcrypto.init)(LOAD_CRYPTO_STRINGS, std::ptr::null_mut());
+            (libcrypto.get_error)();
             let callbacks = Callbacks::find(&library).ok();
             let defaults = Defaults::find(&crypto).ok();
             let contexts = defaults.as_ref().map_or([0; 3], |defaults| {

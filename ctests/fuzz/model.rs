@@ -34,7 +34,7 @@ pub struct Checked {
 /// `avoid` is true are left out, too.
 pub fn check(steps: &[Step], features: &Features, avoid: impl Fn(Row) -> bool) -> Checked {
     let mut run = Run {
-        model: Model::new(features.clone()),
+        model: Model::new(features),
         avoid,
         checked: Checked {
             steps: Vec::new(),
@@ -49,13 +49,13 @@ pub fn check(steps: &[Step], features: &Features, avoid: impl Fn(Row) -> bool) -
     run.checked
 }
 
-struct Run<Avoid> {
-    model: Model,
+struct Run<'a, Avoid> {
+    model: Model<'a>,
     avoid: Avoid,
     checked: Checked,
 }
 
-impl<Avoid: Fn(Row) -> bool> Run<Avoid> {
+impl<Avoid: Fn(Row) -> bool> Run<'_, Avoid> {
     /// Takes the step if it may be taken.
     fn take(&mut self, step: Step) -> bool {
         let mut model = self.model.clone();
@@ -205,8 +205,8 @@ enum Mark {
 }
 
 #[derive(Clone)]
-struct Model {
-    features: Features,
+struct Model<'a> {
+    features: &'a Features,
     threads: [Thread; THREADS as usize],
     bodies: Vec<Body>,
     /// The body of each job, in the order of their starts.
@@ -214,6 +214,8 @@ struct Model {
     variables: [Option<usize>; VARIABLES as usize],
     contexts: Vec<Context>,
     slots: [Option<usize>; CONTEXTS as usize],
+    /// A call was made by which libcrypto sets up what it needs for jobs.
+    set_up: bool,
     // Of the step at hand.
     step: usize,
     thread: usize,
@@ -230,8 +232,8 @@ enum Reason {
 /// A step that no program may take is `None`.
 type Valid<T> = Option<T>;
 
-impl Model {
-    fn new(features: Features) -> Self {
+impl<'a> Model<'a> {
+    fn new(features: &'a Features) -> Self {
         Self {
             features,
             threads: Default::default(),
@@ -240,6 +242,7 @@ impl Model {
             variables: Default::default(),
             contexts: Vec::new(),
             slots: Default::default(),
+            set_up: false,
             step: 0,
             thread: 0,
             trace: Vec::new(),
@@ -337,6 +340,14 @@ impl Model {
         if self.threads[self.thread].ended {
             return None;
         }
+        if *op == Op::Pause && !self.set_up {
+            self.rows.push(Row::PauseFirst);
+        }
+        self.set_up |= matches!(
+            op,
+            // After a pause the trace tells which job is current, for which it is asked.
+            Op::Start { .. } | Op::CleanupThread | Op::CurrentJob { .. } | Op::Block | Op::Pause
+        );
         match *op {
             Op::Start {
                 var,
