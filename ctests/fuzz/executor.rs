@@ -518,7 +518,7 @@ unsafe fn take_with_context(step: usize, op: Op) {
             } => {
                 with(|run| run.fds += 1);
                 let cleanup = match cleanup {
-                    Cleanup::None => None,
+                    Cleanup::Nothing => None,
                     Cleanup::Plain => Some(cleaned_up as _),
                     Cleanup::Reads => Some(cleanup_that_reads as _),
                     Cleanup::Clears => Some(cleanup_that_clears as _),

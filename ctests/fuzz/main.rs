@@ -182,7 +182,7 @@ impl Fuzzer {
             var: 0,
             ctx: Slot::Null,
             args: Args::Bytes(0),
-            null: Null::None,
+            null: Null::Nothing,
         };
         let huge = Op::InitThread {
             max: 1 << 40,

@@ -89,16 +89,19 @@ impl<Avoid: Fn(Row) -> bool> Run<'_, Avoid> {
                     var: 0,
                     ctx: Slot::Null,
                     args: Args::Null(0),
-                    null: Null::None,
+                    null: Null::Nothing,
                 }));
                 self.return_all(thread);
             }
         }
         for ctx in 0..CONTEXTS {
-            self.take(Step {
-                thread: 0,
-                op: Op::Free(Slot::C(ctx)),
-            });
+            let made = self.model.slots[usize::from(ctx)];
+            if made.is_some_and(|made| !self.model.contexts[made].freed) {
+                self.take(Step {
+                    thread: 0,
+                    op: Op::Free(Slot::C(ctx)),
+                });
+            }
         }
         for thread in 0..THREADS {
             if self.checked.steps.iter().any(|step| step.thread == thread) {
@@ -421,7 +424,7 @@ impl<'a> Model<'a> {
             } => {
                 let ctx = self.context(ctx)??;
                 for at in 0..count {
-                    self.add(ctx, key, fd + i32::from(at), 0, Cleanup::None);
+                    self.add(ctx, key, fd + i32::from(at), 0, Cleanup::Nothing);
                 }
                 self.code(count.into());
             }
@@ -511,9 +514,6 @@ impl<'a> Model<'a> {
             self.refuse_null(105, refusal);
             return Some(());
         }
-        if self.running().is_some() {
-            self.rows.push(Row::Nested);
-        }
         let Some(body) = handle else {
             if null == Null::Third {
                 self.refuse_null(105, refusal);
@@ -539,6 +539,7 @@ impl<'a> Model<'a> {
     }
 
     fn start_new(&mut self, var: u8, ctx: Option<usize>, args: Args) {
+        self.note_nested();
         if args == Args::Bytes(0) {
             self.rows.push(Row::EmptyArgs);
         }
@@ -601,7 +602,14 @@ impl<'a> Model<'a> {
         self.bodies.len() - 1
     }
 
+    fn note_nested(&mut self) {
+        if self.running().is_some() {
+            self.rows.push(Row::Nested);
+        }
+    }
+
     fn resume(&mut self, var: u8, body: usize) {
+        self.note_nested();
         match self.bodies[body].ctx {
             None => self.rows.push(Row::NoContext),
             Some(ctx) if self.contexts[ctx].freed => self.rows.push(Row::FreedContext),
@@ -778,7 +786,7 @@ impl<'a> Model<'a> {
         }
         while let Some(at) = self.contexts[ctx].newest(|_| true) {
             let entry = self.contexts[ctx].entries[at].clone();
-            if entry.cleanup != Cleanup::None {
+            if entry.cleanup != Cleanup::Nothing {
                 self.event(Event::Cleanup {
                     ctx: event::Ctx::C(variable),
                     key: entry.key.into(),
@@ -787,7 +795,7 @@ impl<'a> Model<'a> {
                 });
             }
             match entry.cleanup {
-                Cleanup::None | Cleanup::Plain => {}
+                Cleanup::Nothing | Cleanup::Plain => {}
                 Cleanup::Reads => {
                     self.rows.push(Row::CallsBack);
                     let fds = self.contexts[ctx].fds(|mark| mark != Mark::Deleted);

@@ -150,7 +150,7 @@ pub enum Args {
 /// Which pointer is NULL that must not be: the first, second, third of those a call has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Null {
-    None,
+    Nothing,
     First,
     Second,
     Third,
@@ -159,7 +159,7 @@ pub enum Null {
 /// What a cleanup routine does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cleanup {
-    None,
+    Nothing,
     Plain,
     /// Calls back: reads the context.
     Reads,
@@ -177,7 +177,7 @@ pub fn to_text(steps: &[Step]) -> String {
     text
 }
 
-/// Reads it back; empty lines, and those that begin with `#`, say nothing.
+/// Reads it back, also out of all that was printed with it.
 pub fn from_text(text: &str) -> Result<Vec<Step>, String> {
     let line = |line: &str| {
         let (thread, op) = line.split_once(' ').ok_or("a thread and a step")?;
@@ -189,7 +189,7 @@ pub fn from_text(text: &str) -> Result<Vec<Step>, String> {
         Ok(Step { thread, op })
     };
     text.lines()
-        .filter(|text| !text.is_empty() && !text.starts_with('#'))
+        .filter(|text| text.starts_with(|first: char| first.is_ascii_digit()))
         .map(|text| line(text).map_err(|why: String| format!("{text}: {why}")))
         .collect()
 }
@@ -236,7 +236,7 @@ fn op(taste: Taste) -> BoxedStrategy<Op> {
     let null = move || {
         let nulls = if bad { 3 } else { 1 };
         prop_oneof![
-            25 => Just(Null::None), nulls => Just(Null::First),
+            25 => Just(Null::Nothing), nulls => Just(Null::First),
             nulls => Just(Null::Second), nulls => Just(Null::Third),
         ]
     };
@@ -247,7 +247,7 @@ fn op(taste: Taste) -> BoxedStrategy<Op> {
         4 => (0..64_u16).prop_map(Args::Null),
     ];
     let cleanup = prop_oneof![
-        2 => Just(Cleanup::None), 6 => Just(Cleanup::Plain),
+        2 => Just(Cleanup::Nothing), 6 => Just(Cleanup::Plain),
         1 => Just(Cleanup::Reads), 1 => Just(Cleanup::Clears),
     ];
     let max = prop_oneof![
@@ -297,10 +297,10 @@ fn op(taste: Taste) -> BoxedStrategy<Op> {
     let others = prop_oneof![
         4 => (0..3_u8).prop_map(Op::SetDefault),
         6 => Just(Op::Default),
-        1 => (0..4_u8).prop_map(Op::SetRounding),
-        2 => Just(Op::Rounding),
-        1 => any::<bool>().prop_map(Op::SetMask),
-        2 => Just(Op::Mask),
+        2 => (0..4_u8).prop_map(Op::SetRounding),
+        3 => Just(Op::Rounding),
+        3 => any::<bool>().prop_map(Op::SetMask),
+        3 => Just(Op::Mask),
         1 => Just(Op::ThreadStop),
     ];
     prop_oneof![10 => jobs, 9 => contexts, 2 => others].boxed()

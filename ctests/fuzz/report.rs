@@ -130,7 +130,7 @@ impl Progress {
 
 pub fn print(difference: &Difference, seed: u64) {
     print_traces(difference);
-    println!("fuzz: a difference, with seed {seed}; save the program and give it to --replay");
+    println!("fuzz: a difference, with seed {seed}; save this and give it to --replay");
 }
 
 /// The program, then both traces up to where they part and a little further.
@@ -146,14 +146,14 @@ pub fn print_traces(difference: &Difference) {
     print!("{}", program::to_text(&difference.steps));
     println!("# the traces; the number in front of an event is its step, from 0");
     for line in &first[..same] {
-        println!("  {line}");
+        println!("#   {line}");
     }
     for (name, trace) in difference.names.iter().zip(&difference.traces) {
         for line in trace.iter().skip(same).take(FURTHER) {
-            println!("{name}: {line}");
+            println!("# {name}: {line}");
         }
         if trace.len() == same && same < first.len().max(second.len()) {
-            println!("{name}: nothing more");
+            println!("# {name}: nothing more");
         }
     }
 }
