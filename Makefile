@@ -1,4 +1,4 @@
-# What a person types: make demo, make test, make install. README.md tells more.
+# What a person types: make demo, make test, make fuzz, make install. README.md tells more.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
@@ -13,7 +13,7 @@ STATIC  := target/static/librsasync.a
 DEMO    := target/demo
 SOAK    := target/soak
 
-.PHONY: all library demo test soak install headers clean
+.PHONY: all library demo test fuzz soak install headers clean
 
 all: library $(STATIC)
 
@@ -55,6 +55,11 @@ soak: library
 	$(CC) -std=gnu11 -g -O1 -pthread -DWITH_LIBCRYPTO -Iinclude -Ictests ctests/programs/soak.c \
 	    -o $(SOAK)/soak -Ltarget/release -lrsasync -lcrypto -Wl,-rpath,$(CURDIR)/$(SOAK)
 	SECONDS=$(or $(SECONDS),60) $(SOAK)/soak soak
+# Random programs on rsasync and on libcrypto, until stopped or for SECONDS; FLAGS go to the
+# fuzzer, which tells them by --help.
+fuzz: library
+	@sh ctests/needs
+	$(CARGO) run --quiet --bin fuzz -- $(if $(SECONDS),--seconds $(SECONDS)) $(FLAGS)
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \

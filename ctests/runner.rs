@@ -7,6 +7,8 @@ mod chapters;
 mod endurance;
 #[path = "runner/faults.rs"]
 mod faults;
+#[path = "runner/fuzz.rs"]
+mod fuzz;
 #[path = "runner/programs.rs"]
 mod programs;
 #[path = "runner/stage.rs"]
@@ -23,6 +25,7 @@ fn main() {
     trials.extend(chapters::trials());
     trials.extend(faults::trials());
     trials.extend(endurance::trials());
+    trials.extend(fuzz::trials());
     let end = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         print!("{} passed, {} failed", end.num_passed, end.num_failed);

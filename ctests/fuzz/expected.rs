@@ -1,0 +1,92 @@
+//! The known, wanted differences: rows of the README's table "Differences from libcrypto".
+
+/// A row that a program can reach. The rest of the table is about memory that ends, races,
+/// stacks and the end of the process, which other checks see to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Row {
+    Nested,
+    OtherThread,
+    NotPaused,
+    Nulls,
+    NoContext,
+    FreedContext,
+    CallsBack,
+    FreedTwice,
+    WaitCtxOfNull,
+    CleanupWithJobs,
+    InitAgain,
+    EndWithJobs,
+    EmptyArgs,
+    HugeLimit,
+    BlockLeftOpen,
+    Rounding,
+    SignalMask,
+    ThreadStop,
+    PauseFirst,
+}
+
+pub const ROWS: [Row; 19] = [
+    Row::Nested,
+    Row::OtherThread,
+    Row::NotPaused,
+    Row::Nulls,
+    Row::NoContext,
+    Row::FreedContext,
+    Row::CallsBack,
+    Row::FreedTwice,
+    Row::WaitCtxOfNull,
+    Row::CleanupWithJobs,
+    Row::InitAgain,
+    Row::EndWithJobs,
+    Row::EmptyArgs,
+    Row::HugeLimit,
+    Row::BlockLeftOpen,
+    Row::Rounding,
+    Row::SignalMask,
+    Row::ThreadStop,
+    Row::PauseFirst,
+];
+
+impl Row {
+    /// Its first column in the README.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nested => "a job starts or resumes another job",
+            Self::OtherThread => "a job is resumed on another thread",
+            Self::NotPaused => {
+                "a job is resumed that runs, waits for one it started, or has finished"
+            }
+            Self::Nulls => "`job`, `ret`, `func` NULL; a wait context or an output NULL",
+            Self::NoContext => "a job without a wait context pauses",
+            Self::FreedContext => "a wait context is freed, its job is paused",
+            Self::CallsBack => "a cleanup routine calls back into the context that is freed",
+            Self::FreedTwice => "a wait context is freed twice",
+            Self::WaitCtxOfNull => "`ASYNC_get_wait_ctx(NULL)`",
+            Self::CleanupWithJobs => "`ASYNC_cleanup_thread()` in a job, or with jobs paused",
+            Self::InitAgain => "`ASYNC_init_thread()` again",
+            Self::EndWithJobs => "a thread ends with jobs paused",
+            Self::EmptyArgs => "`args` with `size` 0",
+            Self::HugeLimit => "`max_size` above `INT_MAX`",
+            Self::BlockLeftOpen => "`ASYNC_block_pause()` left open when a job ends",
+            Self::Rounding => "rounding mode, exception masks (x87, MXCSR)",
+            Self::SignalMask => "signal mask",
+            Self::ThreadStop => "`OPENSSL_thread_stop`",
+            Self::PauseFirst => "`ASYNC_pause_job()` before any job was started",
+        }
+    }
+
+    /// What libcrypto does there is a leak, and nothing that a program can observe.
+    pub fn is_silent(self) -> bool {
+        matches!(self, Self::InitAgain | Self::EndWithJobs)
+    }
+}
+
+/// The rows that the README does not have.
+pub fn missing() -> Vec<Row> {
+    let readme = include_str!("../../README.md");
+    let has = |row: &Row| {
+        let start = format!("| {} |", row.name());
+        readme.lines().any(|line| line.starts_with(&start))
+    };
+    ROWS.into_iter().filter(|row| !has(row)).collect()
+}
