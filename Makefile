@@ -1,4 +1,4 @@
-# What a person types: make demo, make test, make install. README.md tells more.
+# What a person types: make demo, make test, make matrix, make install. README.md tells more.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
@@ -12,7 +12,7 @@ SHARED  := target/release/librsasync.so
 STATIC  := target/static/librsasync.a
 DEMO    := target/demo
 
-.PHONY: all library demo test install headers clean
+.PHONY: all library demo test matrix install headers clean
 
 all: library $(STATIC)
 
@@ -45,6 +45,13 @@ demo: library
 test:
 	@sh ctests/needs
 	$(CARGO) test --quiet
+
+# The checks on OpenSSL 1.1.1, the system's and 4.0: versions across, checks down. The first time
+# it builds the two that the system does not have, which takes some minutes.
+matrix:
+	@sh ctests/needs
+	$(CARGO) build --quiet -p ctests --bins
+	target/debug/matrix $(CHECKS)
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \
