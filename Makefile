@@ -1,4 +1,4 @@
-# What a person types: make demo, make test, make fuzz, make install. README.md tells more.
+# What a person types: make demo, make test, make install. README.md tells more.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
@@ -13,7 +13,7 @@ STATIC  := target/static/librsasync.a
 DEMO    := target/demo
 SOAK    := target/soak
 
-.PHONY: all library demo test fuzz soak install headers clean
+.PHONY: all library demo test fuzz soak matrix install headers clean
 
 all: library $(STATIC)
 
@@ -55,11 +55,19 @@ soak: library
 	$(CC) -std=gnu11 -g -O1 -pthread -DWITH_LIBCRYPTO -Iinclude -Ictests ctests/programs/soak.c \
 	    -o $(SOAK)/soak -Ltarget/release -lrsasync -lcrypto -Wl,-rpath,$(CURDIR)/$(SOAK)
 	SECONDS=$(or $(SECONDS),60) $(SOAK)/soak soak
+
 # Random programs on rsasync and on libcrypto, until stopped or for SECONDS; FLAGS go to the
 # fuzzer, which tells them by --help.
 fuzz: library
 	@sh ctests/needs
 	$(CARGO) run --quiet --bin fuzz -- $(if $(SECONDS),--seconds $(SECONDS)) $(FLAGS)
+
+# The checks on OpenSSL 1.1.1, the system's and 4.0: versions across, checks down. The first time
+# it builds the two that the system does not have, which takes some minutes.
+matrix:
+	@sh ctests/needs
+	$(CARGO) build --quiet -p ctests --bins
+	target/debug/matrix $(CHECKS)
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \

@@ -56,7 +56,7 @@ static void run_a_job(ASYNC_WAIT_CTX *ctx)
     CHECK_INT(ret, 5);
 }
 
-CASE(a_new_context_has_no_callback, EVERYWHERE,
+CASE(a_new_context_has_no_callback, SINCE_3_0,
      "get_callback gives 0 where none was set, and does not touch its outputs")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -65,7 +65,7 @@ CASE(a_new_context_has_no_callback, EVERYWHERE,
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(get_callback_gives_what_was_set_last, EVERYWHERE,
+CASE(get_callback_gives_what_was_set_last, SINCE_3_0,
      "get_callback gives the function and the argument that were set last, together")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -80,7 +80,7 @@ CASE(get_callback_gives_what_was_set_last, EVERYWHERE,
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(a_null_callback_is_none, EVERYWHERE,
+CASE(a_null_callback_is_none, SINCE_3_0,
      "setting a NULL callback succeeds and takes the callback away, whatever its argument")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -93,7 +93,7 @@ CASE(a_null_callback_is_none, EVERYWHERE,
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(the_four_statuses, EVERYWHERE, "the status constants have OpenSSL's values")
+CASE(the_four_statuses, SINCE_3_0, "the status constants have OpenSSL's values")
 {
     CHECK_INT(ASYNC_STATUS_UNSUPPORTED, 0);
     CHECK_INT(ASYNC_STATUS_ERR, 1);
@@ -101,7 +101,7 @@ CASE(the_four_statuses, EVERYWHERE, "the status constants have OpenSSL's values"
     CHECK_INT(ASYNC_STATUS_EAGAIN, 3);
 }
 
-CASE(status_is_0_at_first, EVERYWHERE, "a new context's status is 0: callbacks unsupported")
+CASE(status_is_0_at_first, SINCE_3_0, "a new context's status is 0: callbacks unsupported")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
 
@@ -116,7 +116,7 @@ CASE(status_is_0_at_first, EVERYWHERE, "a new context's status is 0: callbacks u
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(status_may_be_any_int, EVERYWHERE, "set_status takes any int, get_status gives it back")
+CASE(status_may_be_any_int, SINCE_3_0, "set_status takes any int, get_status gives it back")
 {
     static const int values[] = {ASYNC_STATUS_ERR, ASYNC_STATUS_OK, ASYNC_STATUS_EAGAIN, 4, 77, 256,
                                  65536, -1, INT_MAX, INT_MIN, ASYNC_STATUS_UNSUPPORTED};
@@ -129,7 +129,7 @@ CASE(status_may_be_any_int, EVERYWHERE, "set_status takes any int, get_status gi
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(each_context_has_its_own, EVERYWHERE, "callback and status belong to one context")
+CASE(each_context_has_its_own, SINCE_3_0, "callback and status belong to one context")
 {
     ASYNC_WAIT_CTX *one = ASYNC_WAIT_CTX_new(), *two = ASYNC_WAIT_CTX_new();
 
@@ -147,7 +147,7 @@ CASE(each_context_has_its_own, EVERYWHERE, "callback and status belong to one co
     ASYNC_WAIT_CTX_free(two);
 }
 
-CASE(callback_and_status_outlast_jobs, EVERYWHERE,
+CASE(callback_and_status_outlast_jobs, SINCE_3_0,
      "starting, resuming and ending jobs changes neither callback nor status")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -161,7 +161,7 @@ CASE(callback_and_status_outlast_jobs, EVERYWHERE,
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(callbacks_and_fds_do_not_meet, EVERYWHERE,
+CASE(callbacks_and_fds_do_not_meet, SINCE_3_0,
      "setting a callback or a status changes no fds and no marks, and the other way round")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -186,7 +186,7 @@ CASE(callbacks_and_fds_do_not_meet, EVERYWHERE,
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(the_library_calls_no_callback, EVERYWHERE,
+CASE(the_library_calls_no_callback, SINCE_3_0,
      "the callback is for the engine to call: no call of this API does")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -205,7 +205,7 @@ CASE(the_library_calls_no_callback, EVERYWHERE,
     CHECK_INT(other_called, 0);
 }
 
-CASE(a_null_context_takes_no_callback, EVERYWHERE, "set_callback on a NULL context gives 0")
+CASE(a_null_context_takes_no_callback, SINCE_3_0, "set_callback on a NULL context gives 0")
 {
     CHECK_INT(ASYNC_WAIT_CTX_set_callback(NULL, count_call, &data_a), 0);
 }
@@ -365,7 +365,7 @@ static int wait_for_callback(int nth)
     return ready[nth];
 }
 
-CASE(a_callback_says_which_job_to_resume, EVERYWHERE,
+CASE(a_callback_says_which_job_to_resume, SINCE_3_0,
      "many paused jobs are resumed in the order in which another thread calls their callbacks")
 {
     pthread_t thread;
@@ -388,7 +388,7 @@ CASE(a_callback_says_which_job_to_resume, EVERYWHERE,
     device_end(thread);
 }
 
-CASE(status_eagain_asks_for_a_resume_without_a_callback, EVERYWHERE,
+CASE(status_eagain_asks_for_a_resume_without_a_callback, SINCE_3_0,
      "a job that cannot submit says so by its status, is resumed at will, and then goes on")
 {
     pthread_t thread;
@@ -410,7 +410,7 @@ CASE(status_eagain_asks_for_a_resume_without_a_callback, EVERYWHERE,
     device_end(thread);
 }
 
-CASE(status_err_is_there_after_the_end, EVERYWHERE,
+CASE(status_err_is_there_after_the_end, SINCE_3_0,
      "the status that a job has set can be read once it has ended")
 {
     session_new(&sessions[0], -7);
@@ -445,7 +445,7 @@ static int calls_its_callback(void *arg)
     return 5;
 }
 
-CASE(a_callback_may_use_its_context, EVERYWHERE,
+CASE(a_callback_may_use_its_context, SINCE_3_0,
      "a callback may read and change its context, also when the job itself calls it")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();

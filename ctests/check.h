@@ -15,6 +15,8 @@
  * The last but one proves that a case tests OpenSSL's contract and not our idea
  * of it. Two macros tell the ways apart at compile time: WITH_LIBCRYPTO (all but
  * `alone`), ON_LIBCRYPTO (OpenSSL's header: `preloaded` and `libcrypto`).
+ *
+ * The matrix (matrix.rs) does the same with other versions of OpenSSL, but for valgrind.
  */
 #ifndef CHECK_H
 #define CHECK_H
@@ -33,6 +35,9 @@
 #ifndef ON_LIBCRYPTO
 # include <rsasync.h>
 #endif
+#ifdef WITH_LIBCRYPTO
+# include <openssl/opensslv.h>
+#endif
 
 /* Where a case holds; the flags may be or-ed. */
 enum {
@@ -41,6 +46,46 @@ enum {
     NEEDS_LIBCRYPTO = 2, /* not `alone` */
     NOT_ON_VALGRIND = 4  /* too large for it, or about what it replaces; say why beside the case */
 };
+
+/*
+ * Where a case holds whose functions libcrypto has only since a version. Before it these are
+ * weak here: a program for that OpenSSL can be linked, and has them if it is preloaded.
+ */
+#if defined(ON_LIBCRYPTO) && OPENSSL_VERSION_NUMBER < 0x30000000L
+# define SINCE_3_0 OURS
+# define ASYNC_STATUS_UNSUPPORTED 0
+# define ASYNC_STATUS_ERR 1
+# define ASYNC_STATUS_OK 2
+# define ASYNC_STATUS_EAGAIN 3
+typedef int (*ASYNC_callback_fn)(void *arg);
+# pragma weak ASYNC_WAIT_CTX_set_callback
+int ASYNC_WAIT_CTX_set_callback(ASYNC_WAIT_CTX *ctx, ASYNC_callback_fn callback, void *arg);
+# pragma weak ASYNC_WAIT_CTX_get_callback
+int ASYNC_WAIT_CTX_get_callback(ASYNC_WAIT_CTX *ctx, ASYNC_callback_fn *callback, void **arg);
+# pragma weak ASYNC_WAIT_CTX_set_status
+int ASYNC_WAIT_CTX_set_status(ASYNC_WAIT_CTX *ctx, int status);
+# pragma weak ASYNC_WAIT_CTX_get_status
+int ASYNC_WAIT_CTX_get_status(ASYNC_WAIT_CTX *ctx);
+#else
+# define SINCE_3_0 EVERYWHERE
+#endif
+#if defined(ON_LIBCRYPTO) && OPENSSL_VERSION_NUMBER < 0x30200000L
+# define SINCE_3_2 OURS
+typedef void *(*ASYNC_stack_alloc_fn)(size_t *num);
+typedef void (*ASYNC_stack_free_fn)(void *addr);
+# pragma weak ASYNC_set_mem_functions
+int ASYNC_set_mem_functions(ASYNC_stack_alloc_fn alloc, ASYNC_stack_free_fn dealloc);
+# pragma weak ASYNC_get_mem_functions
+void ASYNC_get_mem_functions(ASYNC_stack_alloc_fn *alloc, ASYNC_stack_free_fn *dealloc);
+#else
+# define SINCE_3_2 EVERYWHERE
+#endif
+/* Where a case holds that libcrypto has done otherwise since. */
+#if defined(ON_LIBCRYPTO) && OPENSSL_VERSION_NUMBER >= 0x30200000L
+# define UNTIL_3_2 OURS
+#else
+# define UNTIL_3_2 EVERYWHERE
+#endif
 
 struct check_case {
     const char *name, *promise;

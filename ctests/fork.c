@@ -170,7 +170,7 @@ static void forks_with_paused_jobs(void)
         _exit(0);
 }
 
-CASE(both_sides_finish_the_paused_jobs, EVERYWHERE,
+CASE(both_sides_finish_the_paused_jobs, SINCE_3_0,
      "jobs paused at a fork can be finished in the child, and in the parent as if nothing had been")
 {
     forks_with_paused_jobs();
@@ -182,7 +182,7 @@ static void *forks_on_a_thread(void *arg)
     return arg;
 }
 
-CASE(a_thread_that_forks_keeps_its_jobs, EVERYWHERE,
+CASE(a_thread_that_forks_keeps_its_jobs, SINCE_3_0,
      "the same where not the main thread forks, though in the child it is the only one")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -213,7 +213,7 @@ static int forking_job(void *arg)
     return mine;
 }
 
-CASE(both_sides_go_on_in_a_job_that_forks, EVERYWHERE,
+CASE(both_sides_go_on_in_a_job_that_forks, SINCE_3_0,
      "a job that forks goes on in both processes: it pauses, is resumed and ends in each")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -261,7 +261,7 @@ CASE(both_sides_go_on_in_a_nested_job_that_forks, OURS,
 
 #define GENERATIONS 4
 
-CASE(a_child_may_fork, EVERYWHERE,
+CASE(a_child_may_fork, SINCE_3_0,
      "a job paused before the first of several nested forks is resumed in each generation, and "
      "ends in all")
 {

@@ -357,7 +357,7 @@ static int is_given_null(void *arg)
     return arg == NULL ? 1 : 2;
 }
 
-CASE(without_args_the_job_gets_null, EVERYWHERE,
+CASE(without_args_the_job_gets_null, SINCE_3_0,
      "The function gets NULL when args is NULL or size is 0, also in a job that had args before")
 {
     ASYNC_JOB *job = NULL;
@@ -424,7 +424,7 @@ CASE(args_are_freed_when_the_job_ends, EVERYWHERE | NOT_ON_VALGRIND,
 }
 
 /* NOT_ON_VALGRIND: its own memory would come under the limit. */
-CASE(args_too_large_to_copy_are_refused, EVERYWHERE | NOT_ON_VALGRIND,
+CASE(args_too_large_to_copy_are_refused, UNTIL_3_2 | NOT_ON_VALGRIND,
      "When args cannot be copied: ASYNC_ERR, nothing changed, an error queued, and no job lost")
 {
     struct rlimit limit;

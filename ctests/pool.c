@@ -226,7 +226,7 @@ CASE(no_jobs_has_a_reason, OURS, "After ASYNC_NO_JOBS RSASYNC_last_error says wh
 }
 #endif
 
-CASE(max_may_be_any_size, EVERYWHERE, "A max above INT_MAX is taken as it is")
+CASE(max_may_be_any_size, UNTIL_3_2, "A max above INT_MAX is taken as it is")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     static const size_t sizes[] = { (size_t)INT_MAX + 1, (size_t)UINT_MAX + 2, SIZE_MAX };
@@ -549,7 +549,7 @@ static void check_every_call(void)
     check_room_for(2);
 }
 
-CASE(every_call_works_after_cleanup, EVERYWHERE,
+CASE(every_call_works_after_cleanup, SINCE_3_0,
      "After ASYNC_cleanup_thread every call works as on a new thread, time and again")
 {
     int i;
@@ -757,7 +757,7 @@ static int memory_is_out(void)
 }
 
 /* NOT_ON_VALGRIND, here and below: its own memory would come under the limit. */
-CASE(init_makes_do_with_fewer, EVERYWHERE | NOT_ON_VALGRIND,
+CASE(init_makes_do_with_fewer, UNTIL_3_2 | NOT_ON_VALGRIND,
      "If memory ends while ASYNC_init_thread makes jobs, it succeeds with fewer; the limit stays")
 {
     enum { JOBS = 2000 };
@@ -817,7 +817,7 @@ CASE(running_out_of_memory_for_jobs_queues_nothing, OURS | NEEDS_LIBCRYPTO | NOT
 }
 #endif
 
-CASE(no_jobs_when_no_stack_can_be_had, EVERYWHERE | NOT_ON_VALGRIND,
+CASE(no_jobs_when_no_stack_can_be_had, UNTIL_3_2 | NOT_ON_VALGRIND,
      "When memory is out a start gives ASYNC_NO_JOBS, and all jobs made before still work")
 {
     enum { JOBS = 20000 };

@@ -1,28 +1,28 @@
 //! Runs what checks the library from outside, in parallel, each check with a time limit.
 //! `cargo test NAME` runs those whose name contains NAME.
 
-#[path = "runner/chapters.rs"]
-mod chapters;
 #[path = "runner/endurance.rs"]
 mod endurance;
 #[path = "runner/faults.rs"]
 mod faults;
 #[path = "runner/fuzz.rs"]
 mod fuzz;
-#[path = "runner/programs.rs"]
-mod programs;
-#[path = "runner/stage.rs"]
-mod stage;
 #[path = "runner/surface.rs"]
 mod surface;
 
 use std::process::exit;
 
+use checks::openssl::SYSTEM;
+use checks::{chapters, programs};
+use libtest_mimic::Trial;
+
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let mut trials = surface::trials();
-    trials.extend(programs::trials());
-    trials.extend(chapters::trials());
+    let mut checks = programs::without_openssl();
+    checks.extend(programs::with_openssl(&SYSTEM));
+    checks.extend(chapters::checks(&SYSTEM, &chapters::ALL));
+    trials.extend(checks.into_iter().map(Trial::from));
     trials.extend(faults::trials());
     trials.extend(endurance::trials());
     trials.extend(fuzz::trials());

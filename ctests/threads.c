@@ -850,7 +850,7 @@ static void *reads_a_paused_job(void *job)
     return NULL;
 }
 
-CASE(another_thread_may_ask_for_a_jobs_context, EVERYWHERE,
+CASE(another_thread_may_ask_for_a_jobs_context, SINCE_3_0,
      "ASYNC_get_wait_ctx works on a paused job of another thread")
 {
     ASYNC_JOB *job;

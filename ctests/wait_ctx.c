@@ -717,7 +717,7 @@ static void reads_whole_context(ASYNC_WAIT_CTX *ctx, const void *key, int fd, vo
     note_cleanup(ctx, key, fd, data);
 }
 
-CASE(a_cleanup_finds_the_context_as_it_was, EVERYWHERE,
+CASE(a_cleanup_finds_the_context_as_it_was, SINCE_3_0,
      "the first cleanup that a free calls can still read everything in the context")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -898,7 +898,7 @@ static void waits_for_a_thread(ASYNC_WAIT_CTX *ctx, const void *key, int fd, voi
     CHECK_INT(ASYNC_WAIT_CTX_get_status(ctx), 8);
 }
 
-CASE(no_lock_is_held_during_a_cleanup, EVERYWHERE,
+CASE(no_lock_is_held_during_a_cleanup, SINCE_3_0,
      "a cleanup may wait for another thread that uses this context and others")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();

@@ -14,6 +14,13 @@
         } \
     } while (0)
 
+#if OPENSSL_VERSION_NUMBER < 0x30000000L
+static int func(void *args)
+{
+    (void)args;
+    return ASYNC_pause_job();
+}
+#else
 static OSSL_LIB_CTX *of_the_job;
 
 static int func(void *args)
@@ -24,10 +31,13 @@ static int func(void *args)
     ASYNC_pause_job();
     return OSSL_LIB_CTX_set0_default(before) == of_the_job;
 }
+#endif
 
 int main(void)
 {
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
     OSSL_LIB_CTX *of_the_thread = OSSL_LIB_CTX_get0_global_default();
+#endif
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
     int ret = 0;
@@ -37,15 +47,20 @@ int main(void)
     REQUIRE(ERR_GET_REASON(ERR_get_error()) == ASYNC_R_INVALID_POOL_SIZE);
     REQUIRE(*RSASYNC_last_error() != '\0');
 
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
     of_the_job = OSSL_LIB_CTX_new();
+#endif
     REQUIRE(ASYNC_start_job(&job, ctx, &ret, func, NULL, 0) == ASYNC_PAUSE);
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
     REQUIRE(OSSL_LIB_CTX_set0_default(NULL) == of_the_thread);
+#endif
     REQUIRE(ASYNC_start_job(&job, ctx, &ret, func, NULL, 0) == ASYNC_FINISH);
     REQUIRE(ret == 1);
+#if OPENSSL_VERSION_NUMBER >= 0x30000000L
     REQUIRE(OSSL_LIB_CTX_set0_default(NULL) == of_the_thread);
-    REQUIRE(ERR_peek_error() == 0);
-
     OSSL_LIB_CTX_free(of_the_job);
+#endif
+    REQUIRE(ERR_peek_error() == 0);
     ASYNC_WAIT_CTX_free(ctx);
     return 0;
 }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{fs, thread};
 
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Failed;
 
-use crate::stage::{
-    BUILT, ROOT, command, compiler, headers, library_path, output_of, shared_library, stdout_of,
-};
+use crate::check::Check;
+use crate::openssl::Openssl;
+use crate::stage::{ROOT, compiler, headers, library_path, output_of, shared_library, stdout_of};
 
 /// How a program is built; the first column of check.h's table.
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ enum Build {
 
 /// How it is run.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     Alone,
     Linked,
     Preloaded,
@@ -39,7 +39,18 @@ struct Case {
 const SECONDS: u32 = 120;
 const SECONDS_ON_VALGRIND: u32 = 300;
 
-pub fn trials() -> Vec<Trial> {
+/// Every way but valgrind, which doubles nothing but the time on another OpenSSL.
+pub const NATIVE: [Way; 4] = [Way::Alone, Way::Linked, Way::Preloaded, Way::Libcrypto];
+pub const ALL: [Way; 5] = [
+    Way::Alone,
+    Way::Linked,
+    Way::Preloaded,
+    Way::Libcrypto,
+    Way::Valgrind,
+];
+
+/// The checks of all chapters, built against this OpenSSL and run on it, in these ways.
+pub fn checks(openssl: &'static Openssl, ways: &'static [Way]) -> Vec<Check> {
     let mut chapters: Vec<PathBuf> = fs::read_dir(ROOT.join("ctests"))
         .expect("the folder is there")
         .map(|entry| entry.expect("it can be read").path())
@@ -49,40 +60,43 @@ pub fn trials() -> Vec<Trial> {
         })
         .collect();
     chapters.sort();
+    let of_all = |chapters: &[PathBuf]| -> Vec<Check> {
+        let of_each = chapters
+            .iter()
+            .flat_map(|chapter| checks_of(chapter, openssl, ways));
+        of_each.collect()
+    };
     let (first, second) = chapters.split_at(chapters.len() / 2);
     thread::scope(|scope| {
-        let second = scope.spawn(|| {
-            second
-                .iter()
-                .flat_map(|chapter| trials_of(chapter))
-                .collect::<Vec<_>>()
-        });
-        let mut trials: Vec<_> = first
-            .iter()
-            .flat_map(|chapter| trials_of(chapter))
-            .collect();
-        trials.extend(second.join().expect("a chapter can't be built"));
-        trials
+        let second = scope.spawn(|| of_all(second));
+        let mut checks = of_all(first);
+        checks.extend(second.join().expect("a chapter can't be built"));
+        checks
     })
 }
 
-fn trials_of(chapter: &Path) -> Vec<Trial> {
+fn checks_of(chapter: &Path, openssl: &'static Openssl, ways: &[Way]) -> Vec<Check> {
     let builds = [Build::Alone, Build::Linked, Build::OnLibcrypto];
     builds
         .into_iter()
-        .flat_map(|build| trials_of_build(chapter, build))
+        .flat_map(|build| checks_of_build(chapter, build, openssl, ways))
         .collect()
 }
 
-/// A trial for each way and case; one that fails if the program can't be built.
-fn trials_of_build(chapter: &Path, build: Build) -> Vec<Trial> {
+/// A check for each way and case; one that fails if the program can't be built.
+fn checks_of_build(
+    chapter: &Path,
+    build: Build,
+    openssl: &'static Openssl,
+    ways: &[Way],
+) -> Vec<Check> {
     let listed = build
-        .program(chapter)
-        .and_then(|program| Ok((cases_of(&program)?, program)));
+        .program(chapter, openssl)
+        .and_then(|program| Ok((cases_of(&program, openssl)?, program)));
     let (cases, program) = match listed {
         Ok(listed) => listed,
         Err(why) => {
-            return vec![Trial::test(format!("build::{}", chapter.display()), || {
+            return vec![Check::new(format!("build::{}", chapter.display()), || {
                 Err(why)
             })];
         }
@@ -90,13 +104,14 @@ fn trials_of_build(chapter: &Path, build: Build) -> Vec<Trial> {
     let of_way = |&way: &Way| {
         let taken = cases.iter().filter(move |case| way.takes(build, case));
         taken
-            .map(|case| trial(way, chapter, &program, &case.name))
+            .map(|case| check(way, chapter, &program, &case.name, openssl))
             .collect::<Vec<_>>()
     };
-    build.ways().iter().flat_map(of_way).collect()
+    let ways = build.ways().iter().filter(|way| ways.contains(way));
+    ways.flat_map(of_way).collect()
 }
 
-fn trial(way: Way, chapter: &Path, program: &Path, case: &str) -> Trial {
+fn check(way: Way, chapter: &Path, program: &Path, case: &str, openssl: &'static Openssl) -> Check {
     let chapter = chapter
         .file_stem()
         .expect("it has a name")
@@ -104,14 +119,14 @@ fn trial(way: Way, chapter: &Path, program: &Path, case: &str) -> Trial {
         .into_owned();
     let name = format!("{}::{chapter}::{case}", way.name());
     let (program, case) = (program.to_owned(), case.to_owned());
-    Trial::test(name, move || {
-        output_of(way.command(&program).arg(&case))?;
+    Check::new(name, move || {
+        output_of(way.command(&program, openssl).arg(&case))?;
         Ok(())
     })
 }
 
 impl Build {
-    fn program(self, chapter: &Path) -> Result<PathBuf, Failed> {
+    fn program(self, chapter: &Path, openssl: &Openssl) -> Result<PathBuf, Failed> {
         let (suffix, flags, libraries): (_, &[&str], &[&str]) = match self {
             Self::Alone => ("alone", &[], &["-lrsasync"]),
             Self::Linked => ("linked", &["-DWITH_LIBCRYPTO"], &["-lrsasync", "-lcrypto"]),
@@ -121,7 +136,8 @@ impl Build {
                 &["-lcrypto"],
             ),
         };
-        let program = BUILT
+        let program = openssl
+            .built()
             .join(chapter.file_stem().expect("it has a name"))
             .with_extension(suffix);
         let mut compiler = compiler(chapter);
@@ -131,6 +147,7 @@ impl Build {
         output_of(
             compiler
                 .args(flags)
+                .args(openssl.compile_flags())
                 .arg(library_path())
                 .args(libraries)
                 .arg("-o")
@@ -171,18 +188,18 @@ impl Way {
         }
     }
 
-    fn command(self, program: &Path) -> Command {
+    fn command(self, program: &Path, openssl: &Openssl) -> Command {
         match self {
-            Self::Alone | Self::Linked | Self::Libcrypto => command(program, SECONDS),
+            Self::Alone | Self::Linked | Self::Libcrypto => openssl.command(program, SECONDS),
             Self::Preloaded => {
-                let mut command = command("env", SECONDS);
+                let mut command = openssl.command("env", SECONDS);
                 command
                     .arg(format!("LD_PRELOAD={}", shared_library().display()))
                     .arg(program);
                 command
             }
             Self::Valgrind => {
-                let mut command = command("valgrind", SECONDS_ON_VALGRIND);
+                let mut command = openssl.command("valgrind", SECONDS_ON_VALGRIND);
                 command.args([
                     "--quiet",
                     "--error-exitcode=9",
@@ -197,8 +214,8 @@ impl Way {
     }
 }
 
-fn cases_of(program: &Path) -> Result<Vec<Case>, Failed> {
-    let list = stdout_of(command(program, SECONDS).arg("--list"))?;
+fn cases_of(program: &Path, openssl: &Openssl) -> Result<Vec<Case>, Failed> {
+    let list = stdout_of(openssl.command(program, SECONDS).arg("--list"))?;
     let case = |line: &str| {
         let (name, flags) = line.split_once(' ').expect("a case and its flags");
         let flags: u32 = flags.parse().expect("flags are a number");

@@ -4,7 +4,7 @@ use std::env;
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::stage::{command, shared_library, stdout_of};
+use checks::stage::{command, shared_library, stdout_of};
 
 pub fn trials() -> Vec<Trial> {
     vec![

@@ -5,51 +5,65 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::Failed;
 
+use crate::check::Check;
+use crate::openssl::{Openssl, SYSTEM};
 use crate::stage::{
     BUILT, ROOT, command, compiler, headers, library_path, output_of, shared_library, stderr_of,
     stdout_of,
 };
 
-pub fn trials() -> Vec<Trial> {
-    let mut trials = vec![
-        Trial::test("programs::man_page_example_alone", man_page_example_alone),
-        Trial::test(
-            "programs::man_page_example_linked_beside_libcrypto",
-            man_page_example_linked,
-        ),
-        Trial::test(
-            "programs::man_page_example_preloaded",
-            man_page_example_preloaded,
-        ),
-        Trial::test("programs::static_program_that_uses_jobs", static_jobs),
-        Trial::test("programs::static_program_that_uses_libssl", static_ssl),
-        Trial::test("programs::wholly_static_program", wholly_static),
-        Trial::test(
+/// Those that no OpenSSL takes part in.
+pub fn without_openssl() -> Vec<Check> {
+    vec![
+        Check::new("programs::man_page_example_alone", man_page_example_alone),
+        Check::new("programs::wholly_static_program", wholly_static),
+        Check::new(
             "programs::loaded_and_unloaded_at_run_time",
             loaded_at_run_time,
         ),
-        Trial::test("programs::stats_are_printed_if_asked_for", stats),
-        Trial::test("programs::openssl_speed_sha256_preloaded", || {
-            speed("64", &["-evp", "sha256"])
+        Check::new("programs::stats_are_printed_if_asked_for", stats),
+    ]
+}
+
+pub fn with_openssl(openssl: &'static Openssl) -> Vec<Check> {
+    let mut checks = vec![
+        Check::new("programs::man_page_example_linked_beside_libcrypto", || {
+            man_page_example_linked(openssl)
         }),
-        Trial::test("programs::openssl_speed_rsa2048_preloaded", || {
-            speed("8", &["rsa2048"])
+        Check::new("programs::man_page_example_preloaded", || {
+            man_page_example_preloaded(openssl)
+        }),
+        Check::new("programs::static_program_that_uses_jobs", || {
+            static_jobs(openssl)
+        }),
+        Check::new("programs::static_program_that_uses_libssl", || {
+            static_ssl(openssl)
+        }),
+        Check::new("programs::openssl_speed_sha256_preloaded", || {
+            speed(openssl, "64", &["-evp", "sha256"])
+        }),
+        Check::new("programs::openssl_speed_rsa2048_preloaded", || {
+            speed(openssl, "8", &["rsa2048"])
         }),
     ];
     for protocol in ["tls1_2", "tls1_3"] {
-        trials.push(Trial::test(
+        checks.push(Check::new(
             format!("programs::openssl_{protocol}_preloaded"),
-            move || tls(protocol),
+            move || tls(openssl, protocol),
         ));
     }
-    for example in ["pipe", "epoll", "callback"] {
-        trials.push(Trial::test(format!("examples::{example}"), move || {
-            run_example(example)
+    let mut examples = vec!["pipe", "epoll"];
+    if openssl.major() >= 3 {
+        examples.push("callback");
+    }
+    for example in examples {
+        checks.push(Check::new(format!("examples::{example}"), move || {
+            run_example(openssl, example)
         }));
     }
-    trials
+    checks
 }
 
 fn expect(condition: bool, what: impl Into<String>) -> Result<(), Failed> {
@@ -102,20 +116,26 @@ fn man_page() -> Result<ManPage, Failed> {
 }
 
 /// Compiles the example with these flags, and checks what it prints and what it is bound to.
-fn man_page_example(name: &str, flags: &[String], preload: bool) -> Result<(), Failed> {
+fn man_page_example(
+    openssl: &Openssl,
+    name: &str,
+    flags: &[String],
+    preload: bool,
+) -> Result<(), Failed> {
     let ManPage { example, output } = man_page()?;
-    let program = BUILT.join(name);
+    let program = openssl.built().join(name);
     let source = program.with_extension("c");
     fs::write(&source, example)?;
     output_of(
         command("cc", 60)
             .arg(&source)
+            .args(openssl.compile_flags())
             .args(flags)
             .arg("-o")
             .arg(&program),
     )?;
 
-    let mut run = command("env", 60);
+    let mut run = openssl.command("env", 60);
     if preload {
         run.arg(format!("LD_PRELOAD={}", shared_library().display()));
     }
@@ -159,11 +179,11 @@ fn man_page_example_alone() -> Result<(), Failed> {
         path,
         "-lrsasync".to_owned(),
     ];
-    man_page_example("man-page-alone", &flags, false)?;
+    man_page_example(&SYSTEM, "man-page-alone", &flags, false)?;
     let needed = stdout_of(
         command("readelf", 60)
             .arg("--dynamic")
-            .arg(BUILT.join("man-page-alone")),
+            .arg(SYSTEM.built().join("man-page-alone")),
     )?;
     expect(
         !needed.contains("libcrypto"),
@@ -171,17 +191,23 @@ fn man_page_example_alone() -> Result<(), Failed> {
     )
 }
 
-fn man_page_example_linked() -> Result<(), Failed> {
+fn man_page_example_linked(openssl: &Openssl) -> Result<(), Failed> {
     let path = library_path();
     man_page_example(
+        openssl,
         "man-page-linked",
         &[path, "-lrsasync".to_owned(), "-lcrypto".to_owned()],
         false,
     )
 }
 
-fn man_page_example_preloaded() -> Result<(), Failed> {
-    man_page_example("man-page-preloaded", &["-lcrypto".to_owned()], true)
+fn man_page_example_preloaded(openssl: &Openssl) -> Result<(), Failed> {
+    man_page_example(
+        openssl,
+        "man-page-preloaded",
+        &["-lcrypto".to_owned()],
+        true,
+    )
 }
 
 // ---- static and dynamic loading ------------------------------------------------------
@@ -191,8 +217,8 @@ fn source(name: &str) -> PathBuf {
 }
 
 /// The line that the README gives for programs with a static OpenSSL.
-fn link_static(name: &str) -> Result<(PathBuf, String), Failed> {
-    let program = BUILT.join(name);
+fn link_static(openssl: &Openssl, name: &str) -> Result<(PathBuf, String), Failed> {
+    let program = openssl.built().join(name);
     let map = program.with_extension("map");
     let mut compiler = compiler(&source(name).with_extension("c"));
     compiler
@@ -205,7 +231,7 @@ fn link_static(name: &str) -> Result<(PathBuf, String), Failed> {
         "-l:librsasync.a",
         "-Wl,--no-whole-archive",
     ]);
-    compiler.args([
+    compiler.args(openssl.compile_flags()).args([
         "-Wl,--allow-multiple-definition",
         "-l:libssl.a",
         "-l:libcrypto.a",
@@ -249,14 +275,14 @@ fn all_are_ours(program: &Path, map: &str) -> Result<(), Failed> {
     expect(count == 22, format!("{count} functions are there, not 22"))
 }
 
-fn static_jobs() -> Result<(), Failed> {
-    let (program, map) = link_static("static_jobs")?;
+fn static_jobs(openssl: &Openssl) -> Result<(), Failed> {
+    let (program, map) = link_static(openssl, "static_jobs")?;
     all_are_ours(&program, &map)?;
     output_of(&mut command(&program, 60)).map(drop)
 }
 
-fn static_ssl() -> Result<(), Failed> {
-    let (program, map) = link_static("static_ssl")?;
+fn static_ssl(openssl: &Openssl) -> Result<(), Failed> {
+    let (program, map) = link_static(openssl, "static_ssl")?;
     all_are_ours(&program, &map)?;
     let stats = stderr_of(command("env", 60).arg("RSASYNC_STATS=1").arg(&program))?;
     expect(
@@ -343,21 +369,39 @@ fn stats() -> Result<(), Failed> {
     )
 }
 
+/// A process that loads first one libcrypto and then another.
+pub fn beside(first: &'static Openssl, second: &'static Openssl) -> Check {
+    Check::new(
+        format!("two_libcryptos::{}_after_it", second.version),
+        || {
+            let program = first
+                .built()
+                .join(format!("two_libcryptos_{}", second.version));
+            let mut compiler = compiler(&source("two_libcryptos.c"));
+            compiler.arg(format!("-I{}", headers().display()));
+            compiler.arg(library_path()).arg("-lrsasync");
+            output_of(compiler.arg("-o").arg(&program))?;
+            let mut run = command(&program, 60);
+            output_of(run.arg(first.libcrypto()?).arg(second.libcrypto()?)).map(drop)
+        },
+    )
+}
+
 // ---- the openssl command -------------------------------------------------------------
 
 /// openssl with the library preloaded, which tells at its end that it was used.
-fn openssl(seconds: u32) -> Command {
-    let mut openssl = command("env", seconds);
-    openssl
+fn tool(openssl: &Openssl, seconds: u32) -> Command {
+    let mut command = openssl.command("env", seconds);
+    command
         .arg("RSASYNC_STATS=1")
         .arg(format!("LD_PRELOAD={}", shared_library().display()))
-        .arg("openssl");
-    openssl
+        .arg(openssl.tool());
+    command
 }
 
-fn speed(jobs: &str, what: &[&str]) -> Result<(), Failed> {
+fn speed(openssl: &Openssl, jobs: &str, what: &[&str]) -> Result<(), Failed> {
     let stderr = stderr_of(
-        openssl(120)
+        tool(openssl, 120)
             .args(["speed", "-seconds", "1", "-async_jobs", jobs])
             .args(what),
     )?;
@@ -368,13 +412,13 @@ fn speed(jobs: &str, what: &[&str]) -> Result<(), Failed> {
     )
 }
 
-fn tls(protocol: &str) -> Result<(), Failed> {
+fn tls(openssl: &Openssl, protocol: &str) -> Result<(), Failed> {
     let directory = tempfile::tempdir()?;
     let (key, certificate) = (
         directory.path().join("key.pem"),
         directory.path().join("certificate.pem"),
     );
-    let mut request = command("openssl", 60);
+    let mut request = openssl.command(openssl.tool(), 60);
     request.args([
         "req",
         "-x509",
@@ -399,7 +443,7 @@ fn tls(protocol: &str) -> Result<(), Failed> {
         .local_addr()?
         .port()
         .to_string();
-    let mut server = openssl(60);
+    let mut server = tool(openssl, 60);
     server.args([
         "s_server", "-async", "-naccept", "1", "-www", "-accept", &port,
     ]);
@@ -413,7 +457,7 @@ fn tls(protocol: &str) -> Result<(), Failed> {
     let ready = "until grep -q \":$(printf %04X \"$0\") .* 0A \" /proc/net/tcp /proc/net/tcp6; do sleep 0.02; done";
     output_of(command("sh", 30).args(["-c", ready, &port]))?;
 
-    let mut client = openssl(60);
+    let mut client = tool(openssl, 60);
     client.args([
         "s_client",
         "-async",
@@ -454,22 +498,34 @@ fn tls(protocol: &str) -> Result<(), Failed> {
 // ---- our examples --------------------------------------------------------------------
 
 /// On libcrypto, on rsasync, and there under valgrind: the same output each time.
-fn run_example(name: &str) -> Result<(), Failed> {
+fn run_example(openssl: &Openssl, name: &str) -> Result<(), Failed> {
     let c = ROOT.join("examples").join(name).with_extension("c");
-    let (on_libcrypto, ours) = (BUILT.join(format!("{name}-libcrypto")), BUILT.join(name));
-    output_of(compiler(&c).arg("-lcrypto").arg("-o").arg(&on_libcrypto))?;
+    let built = openssl.built();
+    let (on_libcrypto, ours) = (built.join(format!("{name}-libcrypto")), built.join(name));
+    let mut compiler_of_theirs = compiler(&c);
+    compiler_of_theirs
+        .args(openssl.compile_flags())
+        .arg("-lcrypto");
+    output_of(compiler_of_theirs.arg("-o").arg(&on_libcrypto))?;
     let mut compiler = compiler(&c);
     compiler
         .arg(format!("-I{}", headers().display()))
         .arg(library_path())
         .arg("-lrsasync");
     output_of(compiler.arg("-o").arg(&ours))?;
-    let wanted = stdout_of(&mut command(&on_libcrypto, 60))?;
+    let wanted = stdout_of(&mut openssl.command(&on_libcrypto, 60))?;
     expect(!wanted.is_empty(), "it shows nothing")?;
     let printed = stdout_of(&mut command(&ours, 60))?;
     expect(
         printed == wanted,
         format!("it printed\n{printed}and on libcrypto\n{wanted}"),
+    )?;
+    let mut preloaded = openssl.command("env", 60);
+    preloaded.arg(format!("LD_PRELOAD={}", shared_library().display()));
+    let printed = stdout_of(preloaded.arg(&on_libcrypto))?;
+    expect(
+        printed == wanted,
+        format!("preloaded it printed\n{printed}and on libcrypto\n{wanted}"),
     )?;
     let mut valgrind = command("valgrind", 300);
     valgrind.args([

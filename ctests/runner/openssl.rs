@@ -1,0 +1,264 @@
+//! An OpenSSL to check against: the system's, or one built here from its sources.
+
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::{env, fs, thread};
+
+use libtest_mimic::Failed;
+
+use crate::stage::{self, ROOT, library_directory, output_of, stdout_of};
+
+pub struct Openssl {
+    /// Its version, as it names itself.
+    pub version: String,
+    /// Its tree, with headers in include/ and libraries in it; none for the system's.
+    tree: Option<PathBuf>,
+}
+
+/// The system's.
+pub static SYSTEM: LazyLock<Openssl> = LazyLock::new(|| {
+    let mut ask = stage::command("pkg-config", 60);
+    let version = stdout_of(ask.args(["--modversion", "libcrypto"])).unwrap_or_default();
+    Openssl {
+        version: version.trim().to_owned(),
+        tree: None,
+    }
+});
+
+impl Openssl {
+    /// OpenSSL 1.1.1, which can build its shared libraries from what the crate has.
+    pub fn v1_1() -> Result<Self, Failed> {
+        let version = openssl_src_111::version();
+        build(
+            version,
+            &openssl_src_111::source_dir(),
+            &["shared"],
+            |tree| make(tree, &["build_libs", "build_programs"]),
+        )
+    }
+
+    /// OpenSSL 4. The scripts that it links shared libraries with are not in the crate, but
+    /// the lists of their functions are.
+    pub fn v4() -> Result<Self, Failed> {
+        let version = openssl_src_400::version();
+        let options = [
+            "no-shared",
+            "no-docs",
+            "no-cmp",
+            "no-legacy",
+            "no-lms",
+            "no-ml-dsa",
+            "no-ml-kem",
+            "no-quic",
+            "no-siv",
+            "no-slh-dsa",
+        ];
+        build(version, &openssl_src_400::source_dir(), &options, |tree| {
+            let targets = ["build_generated", "libcrypto.a", "libssl.a", "apps/openssl"];
+            make(tree, &targets)?;
+            link_shared(tree, "crypto", &[])?;
+            // Internal functions that both have.
+            link_shared(tree, "ssl", &["-L.", "-lcrypto", "libcrypto.a"])?;
+            let link = "cc apps/openssl-bin-*.o apps/libapps.a -L. -lssl -lcrypto -o apps/openssl";
+            run_in(tree, "sh", &["-c", link])
+        })
+    }
+
+    pub fn major(&self) -> u32 {
+        let major = self.version.split('.').next();
+        major.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+
+    /// Where programs built against it go.
+    pub fn built(&self) -> PathBuf {
+        let built = ROOT.join("target/ctests").join(&self.version);
+        fs::create_dir_all(&built).expect("can't make a folder in target/ctests");
+        built
+    }
+
+    /// How a program finds its headers and its libraries when it is built; its name there, too,
+    /// for a program that is built without it and loads it.
+    pub fn compile_flags(&self) -> Vec<String> {
+        let major = self.major();
+        let suffix = if major == 1 {
+            "1.1".to_owned()
+        } else {
+            major.to_string()
+        };
+        let mut flags = vec![
+            format!("-DLIBCRYPTO=\"libcrypto.so.{suffix}\""),
+            format!("-DLIBCRYPTO_MAJOR={major}"),
+        ];
+        if let Some(tree) = &self.tree {
+            flags.push(format!("-I{}", tree.join("include").display()));
+            flags.push(format!("-L{}", tree.display()));
+            // Of the static libraries; the C library has had these in it since 2.34.
+            flags.extend(["-pthread", "-ldl"].map(str::to_owned));
+        }
+        flags
+    }
+
+    /// A command that runs on it, and is ended after so many seconds.
+    pub fn command(&self, program: impl AsRef<OsStr>, seconds: u32) -> Command {
+        let mut command = stage::command(program, seconds);
+        if let Some(tree) = &self.tree {
+            let ours = library_directory();
+            command.env(
+                "LD_LIBRARY_PATH",
+                format!("{}:{}", ours.display(), tree.display()),
+            );
+        }
+        command
+    }
+
+    /// Its command line tool.
+    pub fn tool(&self) -> PathBuf {
+        match &self.tree {
+            Some(tree) => tree.join("apps/openssl"),
+            None => "openssl".into(),
+        }
+    }
+
+    /// Its libcrypto.
+    pub fn libcrypto(&self) -> Result<PathBuf, Failed> {
+        let directory = match &self.tree {
+            Some(tree) => tree.clone(),
+            None => {
+                let mut ask = stage::command("pkg-config", 60);
+                PathBuf::from(stdout_of(ask.args(["--variable=libdir", "libcrypto"]))?.trim())
+            }
+        };
+        Ok(directory.join("libcrypto.so").canonicalize()?)
+    }
+}
+
+/// What jobs, their tests and a TLS connection can do without.
+const WITHOUT: [&str; 30] = [
+    "no-tests",
+    "no-aria",
+    "no-bf",
+    "no-blake2",
+    "no-camellia",
+    "no-cast",
+    "no-cms",
+    "no-comp",
+    "no-ct",
+    "no-dsa",
+    "no-ec2m",
+    "no-gost",
+    "no-idea",
+    "no-md4",
+    "no-mdc2",
+    "no-ocb",
+    "no-ocsp",
+    "no-rc2",
+    "no-rc4",
+    "no-rfc3779",
+    "no-rmd160",
+    "no-scrypt",
+    "no-seed",
+    "no-siphash",
+    "no-sm2",
+    "no-sm3",
+    "no-sm4",
+    "no-srp",
+    "no-ts",
+    "no-whirlpool",
+];
+
+/// Builds in a copy of the sources; once, for the copy stays in target/.
+fn build(
+    crate_version: &str,
+    source: &Path,
+    options: &[&str],
+    make: impl FnOnce(&Path) -> Result<(), Failed>,
+) -> Result<Openssl, Failed> {
+    let version = crate_version
+        .split_once('+')
+        .map_or(crate_version, |it| it.1);
+    let tree = ROOT.join("target/openssl").join(version);
+    let mut configure = vec!["./Configure", platform()];
+    configure.extend(WITHOUT.iter().chain(options));
+    // The system's configuration serves; -O1 halves the time.
+    configure.extend(["--openssldir=/etc/ssl", "-O1", "-fPIC"]);
+    let (stamp, recipe) = (tree.join("built"), configure.join(" "));
+    if fs::read_to_string(&stamp).is_ok_and(|built| built == recipe) {
+        return Ok(Openssl {
+            version: version.to_owned(),
+            tree: Some(tree),
+        });
+    }
+    eprintln!("building OpenSSL {version} in {}, once", tree.display());
+    let _ = fs::remove_dir_all(&tree);
+    fs::create_dir_all(tree.parent().ok_or("target has no parent")?)?;
+    let from = source.to_str().ok_or("a path that is no text")?;
+    let to = tree.to_str().ok_or("a path that is no text")?;
+    run_in(&ROOT, "cp", &["-r", from, to])?;
+    run_in(&tree, "perl", &configure)?;
+    make(&tree)?;
+    fs::write(stamp, recipe)?;
+    Ok(Openssl {
+        version: version.to_owned(),
+        tree: Some(tree),
+    })
+}
+
+/// What OpenSSL calls this machine.
+fn platform() -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        "linux-aarch64"
+    } else {
+        "linux-x86_64"
+    }
+}
+
+fn make(tree: &Path, targets: &[&str]) -> Result<(), Failed> {
+    let jobs = thread::available_parallelism().map_or(1, usize::from);
+    let jobs = format!("-j{jobs}");
+    let arguments = [&["-s", &jobs], targets].concat();
+    run_in(tree, "make", &arguments)
+}
+
+/// Links lib`name`.so from lib`name`.a as OpenSSL would, with its public functions only.
+fn link_shared(tree: &Path, name: &str, libraries: &[&str]) -> Result<(), Failed> {
+    let major = "4";
+    let numbers = fs::read_to_string(tree.join(format!("util/lib{name}.num")))?;
+    let mut script = format!("OPENSSL_{major}.0.0 {{ global:\n");
+    for line in numbers.lines() {
+        // A function, its number, the version it came with, and `EXIST:` with its conditions.
+        let fields: Vec<_> = line.split_whitespace().collect();
+        if let [function, _, _, state] = fields[..]
+            && state.starts_with("EXIST:")
+        {
+            writeln!(script, "{function};")?;
+        }
+    }
+    script.push_str("local: *; };\n");
+    fs::write(tree.join(format!("lib{name}.ld")), script)?;
+    let (shared, archive) = (format!("lib{name}.so.{major}"), format!("lib{name}.a"));
+    let (soname, script) = (
+        format!("-Wl,-soname={shared}"),
+        format!("-Wl,--version-script=lib{name}.ld"),
+    );
+    let mut arguments = vec!["-shared", "-pthread", "-Wl,-Bsymbolic,-z,nodelete,-z,defs"];
+    arguments.extend([soname.as_str(), &script, "-o", &shared]);
+    arguments.extend(["-Wl,--whole-archive", &archive, "-Wl,--no-whole-archive"]);
+    arguments.extend(libraries);
+    run_in(tree, "cc", &arguments)?;
+    run_in(tree, "ln", &["-sf", &shared, &format!("lib{name}.so")])
+}
+
+fn run_in(directory: &Path, program: &str, arguments: &[&str]) -> Result<(), Failed> {
+    let mut command = stage::command(program, 3600);
+    command.current_dir(directory).args(arguments);
+    // This may run below another make.
+    for variable in env::vars_os().map(|(name, _)| name) {
+        if variable.to_str().is_some_and(|name| name.contains("MAKE")) {
+            command.env_remove(variable);
+        }
+    }
+    output_of(&mut command).map(drop)
+}
