@@ -196,16 +196,14 @@ pub fn remember_loaded_objects() {
             last = next;
         }
         // This library stays, and with it those that it needs: libc, libgcc_s, the loader.
-        let functions = [
-            remember_loaded_objects as *const (),
-            libc::getpid as *const (),
-            _Unwind_GetIP as *const (),
-            __tls_get_addr as *const (),
+        let addresses = [
+            remember_loaded_objects as *const () as usize,
+            libc::getpid as *const () as usize,
+            _Unwind_GetIP as *const () as usize,
+            libc::getauxval(libc::AT_BASE) as usize,
         ];
         for_each_object(|object| {
-            let stays = functions
-                .iter()
-                .any(|function| object.contains(function.addr()));
+            let stays = addresses.iter().any(|&address| object.contains(address));
             let is_last = object.contains((*last).dynamic.addr());
             if stays && is_last {
                 LAST_AT_LOAD.store(last, Release);
@@ -221,7 +219,6 @@ pub fn remember_loaded_objects() {
 
 unsafe extern "C" {
     fn _Unwind_GetIP();
-    fn __tls_get_addr();
 }
 
 /// Something was found that was not called into yet: what a child still can look for.
@@ -318,23 +315,15 @@ impl Libcrypto {
     }
 
     /// Does what libcrypto's own ASYNC_start_job does first, and asks to be told of its end.
-    /// Whatever comes of it, no error is left on the queue.
     fn initialise(&self, gone: extern "C" fn()) {
         const OPENSSL_INIT_ASYNC: u64 = 0x100;
         if self.carrier.load(Relaxed) != usize::MAX || self.alive.load(Relaxed) {
             return;
         }
-        let Symbols {
-            err_set_mark,
-            err_pop_to_mark,
-            init,
-            at_exit,
-            ..
-        } = self.symbols;
+        let Symbols { init, at_exit, .. } = self.symbols;
         // SAFETY: it is loaded, and stays so; `gone` does, too.
         unsafe {
             self.pin();
-            err_set_mark.map(|set_mark| set_mark());
             let told_of_end = match at_exit {
                 Some(at_exit) => at_exit(gone) == 1,
                 // 4.0 has no such function: its OPENSSL_cleanup takes effect after the last
@@ -347,7 +336,6 @@ impl Libcrypto {
                 self.carrier.store(place, Relaxed);
             }
             self.alive.store(alive, Release);
-            err_pop_to_mark.map(|pop_to_mark| pop_to_mark());
         }
     }
 

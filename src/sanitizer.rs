@@ -143,12 +143,39 @@ pub fn current_fibre() -> *mut c_void {
         .map_or(ptr::null_mut(), |current| unsafe { current() })
 }
 
-/// `pthread_exit` went from a job to the end of its thread, whose fibre this is.
-pub fn back_on(fibre: *mut c_void) {
-    if let Some(switch_to) = found().switch_to_fiber {
-        // SAFETY: the function is ThreadSanitizer's, the fibre the thread's own.
-        unsafe { switch_to(fibre, 0) };
+/// `pthread_exit` goes from a job to the end of its thread, whose fibre this is. What frames
+/// are left on the thread's stack is forgotten.
+pub fn leave_jobs(fibre: *mut c_void) {
+    // SAFETY: the functions are the sanitizers', the fibre and the stack the thread's own.
+    unsafe {
+        if let Some(switch_to) = found().switch_to_fiber {
+            switch_to(fibre, 0);
+        }
+        if let (Some(start_switch), Some(finish_switch), Some(unpoison)) = (
+            found().start_switch,
+            found().finish_switch,
+            found().unpoison,
+        ) {
+            let (bottom, size) = stack_of_thread();
+            start_switch(ptr::null_mut(), bottom, size);
+            finish_switch(ptr::null_mut(), ptr::null_mut(), ptr::null_mut());
+            unpoison(bottom, size);
+        }
     }
+}
+
+/// Where the calling thread's own stack is, and its size.
+fn stack_of_thread() -> (*const c_void, usize) {
+    let (mut bottom, mut size) = (ptr::null_mut(), 0);
+    // SAFETY: the attributes are written by the first call, read by the second, and freed.
+    unsafe {
+        let mut attributes = std::mem::zeroed::<libc::pthread_attr_t>();
+        if libc::pthread_getattr_np(libc::pthread_self(), &mut attributes) == 0 {
+            libc::pthread_attr_getstack(&attributes, &mut bottom, &mut size);
+            libc::pthread_attr_destroy(&mut attributes);
+        }
+    }
+    (bottom, size)
 }
 
 impl Drop for FarSide {

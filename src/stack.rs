@@ -17,7 +17,7 @@
 //! freed, address space when the region's last stack is.
 
 use std::cell::Cell;
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::mem;
 use std::num::NonZero;
 use std::ops::Range;
@@ -477,13 +477,23 @@ fn split_guards_at_most() -> usize {
     const USUAL_LIMIT: usize = 65_530;
     static CACHED: OnceNonZeroUsize = OnceNonZeroUsize::new();
     let read = || {
-        let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
-        let limit = text
-            .and_then(|text| text.trim().parse().ok())
-            .unwrap_or(USUAL_LIMIT);
+        let limit = number_in(c"/proc/sys/vm/max_map_count").unwrap_or(USUAL_LIMIT);
         NonZero::new(limit / 8 * 3).unwrap_or(NonZero::<usize>::MIN)
     };
     CACHED.get_or_init(read).get()
+}
+
+/// What a file that is a number says, without memory from the heap.
+fn number_in(path: &CStr) -> Option<usize> {
+    let mut text = [0_u8; 24];
+    // SAFETY: the path is a C string, and the buffer as long as is said.
+    let length = unsafe {
+        let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        let length = libc::read(file, text.as_mut_ptr().cast(), text.len());
+        libc::close(file);
+        usize::try_from(length).ok()?
+    };
+    str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
 }
 
 /// Zeroed memory, none of it committed yet; `MAP_NORESERVE` because most never will be.

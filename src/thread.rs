@@ -137,7 +137,7 @@ impl Thread {
     /// else of this thread's jobs: their stacks are left as they are.
     pub fn leave_jobs(&self) {
         if self.current.take().is_some() {
-            sanitizer::back_on(self.watched.get());
+            sanitizer::leave_jobs(self.watched.get());
         }
     }
 
