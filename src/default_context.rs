@@ -36,6 +36,7 @@ struct Functions {
 }
 
 /// How to read the default context of a libcrypto.
+#[derive(Clone, Copy)]
 enum Way {
     /// Behind this pthread key, where NULL stands for the global one.
     Key(libc::pthread_key_t),

@@ -147,10 +147,13 @@ pub fn queue(error: Error, function: Function) {
                 0,
             );
         }
-        of.err_set_mark.map(|set_mark| set_mark());
-        of.err_add_error_data
-            .map(|add_data| add_data(1, error.text.as_ptr()));
-        of.err_pop_to_mark.map(|pop_to_mark| pop_to_mark());
+        if let (Some(set_mark), Some(add_data), Some(pop_to_mark)) =
+            (of.err_set_mark, of.err_add_error_data, of.err_pop_to_mark)
+        {
+            set_mark();
+            add_data(1, error.text.as_ptr());
+            pop_to_mark();
+        }
     }
 }
 
