@@ -230,6 +230,42 @@ CASE(null_keeps_the_one_in_place, SINCE_3_2, "NULL for either leaves that one as
     check_in_place(heap_alloc, heap_free);
 }
 
+static void *malloc_of(size_t *num)
+{
+    return malloc(*num);
+}
+
+static int pauses(void *args)
+{
+    return ASYNC_pause_job() == 1 && args == NULL;
+}
+
+static void run_a_job_and_clean_up(void)
+{
+    ASYNC_JOB *job = NULL;
+    int ret = 0;
+
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, pauses, NULL, 0), ASYNC_PAUSE);
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, pauses, NULL, 0), ASYNC_FINISH);
+    CHECK_INT(ret, 1);
+    ASYNC_cleanup_thread();
+}
+
+/* libcrypto's default functions are those of malloc, and programs may count on it. */
+CASE(an_alloc_of_malloc_does_alone, OURS,
+     "what a program's own alloc has from malloc is taken back by the default free")
+{
+    CHECK_INT(ASYNC_set_mem_functions(malloc_of, NULL), 1);
+    run_a_job_and_clean_up();
+}
+
+CASE(a_free_of_malloc_does_alone, OURS,
+     "a program's own free that calls free gets memory of malloc from the default alloc")
+{
+    CHECK_INT(ASYNC_set_mem_functions(NULL, free), 1);
+    run_a_job_and_clean_up();
+}
+
 CASE(get_takes_null, SINCE_3_2,
      "ASYNC_get_mem_functions gives what it is asked for, as libcrypto's")
 {

@@ -607,6 +607,32 @@ CASE(every_call_works_in_thread_local_destructors, EVERYWHERE,
     CHECK_INT(times, 2);
 }
 
+static int exits_its_thread(void *args)
+{
+    (void)args;
+    pthread_exit(NULL);
+}
+
+static void *with_thread_locals_that_exits(void *times)
+{
+    ASYNC_JOB *job = NULL;
+    int ret;
+
+    CHECK_INT(__cxa_thread_atexit_impl(thread_local_destructor, times, &__dso_handle), 0);
+    ASYNC_start_job(&job, NULL, &ret, exits_its_thread, NULL, 0);
+    check_fail(__FILE__, __LINE__, "the thread has ended");
+}
+
+/* libcrypto's current job is still the one that is gone. ThreadSanitizer forbids it. */
+CASE(thread_local_destructors_may_follow_pthread_exit_in_a_job, OURS,
+     "destructors that run right after a pthread_exit in a job are outside of it")
+{
+    int times = 0;
+
+    on_thread(with_thread_locals_that_exits, &times);
+    CHECK_INT(times, 1);
+}
+
 static void at_exit(void)
 {
     CHECK(ASYNC_get_current_job() == NULL);

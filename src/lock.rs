@@ -18,10 +18,10 @@
 use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{
-    AtomicUsize,
+    AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::libcrypto;
 use crate::quiet::Quiet;
@@ -42,6 +42,9 @@ static TABLE: [Lock; LOCKS] =
 /// The thread that forks, 0 if none does.
 static FORKER: AtomicUsize = AtomicUsize::new(0);
 
+/// When it began, in milliseconds of the monotonic clock.
+static FORK_BEGAN: AtomicU64 = AtomicU64::new(0);
+
 /// How long a fork and the others wait for each other. No lock is held for long: what takes
 /// longer than this never comes. Then a signal handler forks that has interrupted this very
 /// thread, or other locks are in play.
@@ -61,8 +64,8 @@ impl Lock {
     fn wait_for_fork(&self) {
         // SAFETY: it takes nothing.
         let this_thread = unsafe { libc::pthread_self() } as usize;
-        let start = Instant::now();
-        while ![0, this_thread].contains(&FORKER.load(Relaxed)) && start.elapsed() < PATIENCE {
+        let end = FORK_BEGAN.load(Relaxed) + PATIENCE.as_millis() as u64;
+        while ![0, this_thread].contains(&FORKER.load(Relaxed)) && now() < end {
             self.give_back();
             std::thread::yield_now();
             // SAFETY: as in `take`.
@@ -146,12 +149,23 @@ impl<T> Drop for Held<'_, T> {
     }
 }
 
+/// Milliseconds of the monotonic clock.
+fn now() -> u64 {
+    // SAFETY: the time is a valid place to write.
+    unsafe {
+        let mut now = std::mem::zeroed::<libc::timespec>();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now);
+        now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+    }
+}
+
 /// Has every `fork` from now on find and leave the locks free, and what they guard whole.
 pub fn keep_across_fork() {
     extern "C" fn before() {
         let _quiet = Quiet::new();
         // SAFETY: the time is a valid place to write.
         let until = unsafe {
+            FORK_BEGAN.store(now(), SeqCst);
             FORKER.store(libc::pthread_self() as usize, SeqCst);
             let mut until = std::mem::zeroed::<libc::timespec>();
             libc::clock_gettime(libc::CLOCK_REALTIME, &mut until);

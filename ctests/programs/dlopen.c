@@ -1,6 +1,7 @@
 /*
  * The library, loaded and unloaded by a program that is not linked to it: `dlopen LIBRARY`.
- * A thread that used it ends after the dlclose, and a fork comes after it.
+ * A thread that used it ends after the dlclose, and forks come after it, with handlers that
+ * were registered before it was there, and so run while its own still wait.
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -39,6 +40,68 @@ static void use(void)
     REQUIRE(ret == 42);
 }
 
+/* A lock of the program's, which it holds across fork as it should, and when it calls in. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static ASYNC_WAIT_CTX *ctx;
+static int (*set_wait_fd)(ASYNC_WAIT_CTX *, const void *, int, void *,
+                          void (*)(ASYNC_WAIT_CTX *, const void *, int, void *));
+static int (*clear_fd)(ASYNC_WAIT_CTX *, const void *);
+static volatile int stop;
+
+static void use_the_context(void)
+{
+    REQUIRE(set_wait_fd(ctx, &lock, 1, NULL, NULL) == 1);
+    REQUIRE(clear_fd(ctx, &lock) == 1);
+}
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+    if (set_wait_fd != NULL)
+        use_the_context();
+}
+
+static void after_fork(void)
+{
+    if (set_wait_fd != NULL)
+        use_the_context();
+    pthread_mutex_unlock(&lock);
+}
+
+static void *call_in_under_the_lock(void *unused)
+{
+    while (!stop) {
+        pthread_mutex_lock(&lock);
+        set_wait_fd(ctx, &path, 1, NULL, NULL);
+        clear_fd(ctx, &path);
+        pthread_mutex_unlock(&lock);
+    }
+    return unused;
+}
+
+static void fork_under_locks(void *library)
+{
+    ASYNC_WAIT_CTX *(*new)(void);
+    pthread_t thread;
+    int i, status;
+
+    *(void **)&new = dlsym(library, "ASYNC_WAIT_CTX_new");
+    *(void **)&set_wait_fd = dlsym(library, "ASYNC_WAIT_CTX_set_wait_fd");
+    *(void **)&clear_fd = dlsym(library, "ASYNC_WAIT_CTX_clear_fd");
+    ctx = new();
+    REQUIRE(pthread_create(&thread, NULL, call_in_under_the_lock, NULL) == 0);
+    for (i = 0; i < 3; i++) { /* each may take seconds: the locks wait for each other */
+        if (fork() == 0) {
+            alarm(20);
+            use_the_context();
+            _exit(0);
+        }
+        REQUIRE(wait(&status) > 0 && status == 0);
+    }
+    stop = 1;
+    REQUIRE(pthread_join(thread, NULL) == 0);
+}
+
 static void *load_and_use(void *unused)
 {
     int round;
@@ -64,6 +127,7 @@ int main(int argc, char **argv)
 
     REQUIRE(argc == 2);
     path = argv[1];
+    REQUIRE(pthread_atfork(before_fork, after_fork, after_fork) == 0);
     pthread_barrier_init(&used, NULL, 2);
     pthread_barrier_init(&closed, NULL, 2);
     REQUIRE(pthread_create(&thread, NULL, load_and_use, NULL) == 0);
@@ -74,5 +138,6 @@ int main(int argc, char **argv)
     pthread_barrier_wait(&closed);
     REQUIRE(pthread_join(thread, NULL) == 0);
     use();
+    fork_under_locks(dlopen(path, RTLD_NOW));
     return 0;
 }
