@@ -103,6 +103,15 @@ impl Defaults {
     /// What the thread has now.
     #[inline(always)]
     pub fn of_thread() -> Self {
+        if libcrypto::may_be_another() {
+            libcrypto::look();
+        }
+        Self::known_of_thread()
+    }
+
+    /// The same, where a second libcrypto that was just loaded need not be known.
+    #[inline(always)]
+    fn known_of_thread() -> Self {
         Self([
             Cell::new(CARRIED[0].first_default()),
             Cell::new(CARRIED[1].default()),
@@ -120,7 +129,7 @@ impl Defaults {
     /// Remembers what the thread has now, and gives it back what it had before.
     #[inline(always)]
     pub fn take_from_thread(&self, before: Self) {
-        let Self([first, second]) = Self::of_thread();
+        let Self([first, second]) = Self::known_of_thread();
         self.0[0].set(first.get());
         self.0[1].set(second.get());
         before.give_to_thread(self);

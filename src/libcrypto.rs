@@ -238,6 +238,14 @@ fn is_anything_new() -> bool {
     seen == 0 || !last_at_load.is_some_and(is_still_last) && seen != objects_ever_loaded() + 1
 }
 
+/// False if nothing was loaded since this library was, and that was looked through.
+#[inline(always)]
+pub fn may_be_another() -> bool {
+    // SAFETY: an object that is never unloaded keeps its node.
+    let last_at_load = unsafe { LAST_AT_LOAD.load(Relaxed).as_ref() };
+    last_at_load.is_none_or(|last| !last.next.load(Relaxed).is_null()) || SEEN.load(Acquire) == 0
+}
+
 /// Finds the libcryptos that came since the last look, and makes the first call into them.
 #[cold]
 pub fn look() {
@@ -246,14 +254,16 @@ pub fn look() {
     }
     let _quiet = Quiet::new();
     take_turn(Duration::MAX);
+    let mut seen = SEEN.load(Relaxed);
     if !FORKED.load(Relaxed) {
-        SEEN.store(objects_ever_loaded() + 1, Relaxed);
+        seen = objects_ever_loaded() + 1;
         find(|_| true);
     }
     for (libcrypto, gone) in FOUND.iter().map_while(OnceLock::get).zip(GONE) {
         libcrypto.initialise(gone);
     }
     PENDING.store(false, Relaxed);
+    SEEN.store(seen, Release); // others wait for their turn until then
     LOOKING.store(false, Release);
 }
 
