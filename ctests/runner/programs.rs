@@ -16,7 +16,7 @@ use crate::stage::{
 
 /// Those that no OpenSSL takes part in.
 pub fn without_openssl() -> Vec<Check> {
-    vec![
+    let mut checks = vec![
         Check::new("programs::man_page_example_alone", man_page_example_alone),
         Check::new("programs::wholly_static_program", wholly_static),
         Check::new(
@@ -24,7 +24,15 @@ pub fn without_openssl() -> Vec<Check> {
             loaded_at_run_time,
         ),
         Check::new("programs::stats_are_printed_if_asked_for", stats),
-    ]
+    ];
+    // Others can't give a program to somebody else.
+    if stdout_of(command("id", 60).arg("-u")).is_ok_and(|id| id.trim() == "0") {
+        checks.push(Check::new(
+            "programs::set_uid_programs_ignore_the_environment",
+            set_uid_programs_ignore_the_environment,
+        ));
+    }
+    checks
 }
 
 pub fn with_openssl(openssl: &'static Openssl) -> Vec<Check> {
@@ -333,6 +341,27 @@ fn stacks_made(stderr: &str) -> Result<u64, Failed> {
         .and_then(|rest| rest.split(' ').next())
         .and_then(|n| n.parse().ok());
     Ok(number.ok_or(format!("no number in: {line}"))?)
+}
+
+/// Run by root, a program that belongs to nobody and is set-uid runs with other rights than its
+/// caller's, who must not steer it.
+fn set_uid_programs_ignore_the_environment() -> Result<(), Failed> {
+    let program = BUILT.join("set-uid");
+    let mut compiler = compiler(&ROOT.join("examples/pipe.c"));
+    compiler.arg("-I").arg(headers()).arg(library_path());
+    output_of(compiler.arg("-l:librsasync.a").arg("-o").arg(&program))?;
+    let run = || {
+        let mut env = command("env", 60);
+        env.args(["RSASYNC_STACK_SIZE=nonsense", "RSASYNC_STATS=1"]);
+        stderr_of(env.arg(&program))
+    };
+    let said = run()?;
+    let both = said.contains("RSASYNC_STACK_SIZE=nonsense") && said.contains("stacks made");
+    expect(both, format!("it should obey its own caller: {said}"))?;
+    output_of(command("chown", 60).arg("nobody").arg(&program))?;
+    output_of(command("chmod", 60).arg("u+s").arg(&program))?;
+    let said = run()?;
+    expect(said.is_empty(), format!("it obeyed a stranger: {said}"))
 }
 
 fn stats() -> Result<(), Failed> {
