@@ -57,6 +57,22 @@ const char *RSASYNC_version(void);
  */
 void RSASYNC_get_stats(struct rsasync_stats *stats, size_t size);
 
+/**
+ * Frees the calling thread's idle jobs and gives back the memory of their stacks. Paused and
+ * running jobs stay, and so does the limit of ASYNC_init_thread(), up to which new jobs can be
+ * made.
+ *
+ * Without this call an idle job keeps its stack until ASYNC_cleanup_thread() or the thread's
+ * end, but not for ever what that has touched. There is no thread behind this library, so a
+ * thread looks by itself when some of its jobs have finished (256): idle jobs that it did not
+ * need for a period of at least ten seconds keep one page (4 KiB, mostly) each. This holds for
+ * stacks from the default functions of ASYNC_get_mem_functions(), in memory that is not locked.
+ *
+ * @return the bytes of memory that the system got back; of stacks from a program's own
+ *         function, all the bytes that its other function got
+ */
+size_t RSASYNC_trim_thread(void);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

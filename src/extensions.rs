@@ -4,7 +4,8 @@
 use std::ffi::{CStr, c_char};
 use std::mem;
 
-use crate::{config, error, stack, thread};
+use crate::thread::{self, Thread};
+use crate::{config, error, job, stack};
 
 /// What RSASYNC_get_stats() tells of the whole process. Later versions may add members at the
 /// end.
@@ -66,6 +67,23 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
         stats.write_bytes(0, size);
         stats.copy_from((&raw const now).cast(), size.min(mem::size_of_val(&now)));
     }
+}
+
+/// Frees the calling thread's idle jobs and gives back the memory of their stacks. Paused and
+/// running jobs stay, and so does the limit of ASYNC_init_thread(), up to which new jobs can be
+/// made.
+///
+/// Without this call an idle job keeps its stack until ASYNC_cleanup_thread() or the thread's
+/// end, but not for ever what that has touched. There is no thread behind this library, so a
+/// thread looks by itself when some of its jobs have finished (256): idle jobs that it did not
+/// need for a period of at least ten seconds keep one page (4 KiB, mostly) each. This holds for
+/// stacks from the default functions of ASYNC_get_mem_functions(), in memory that is not locked.
+///
+/// @return the bytes of memory that the system got back; of stacks from a program's own
+///         function, all the bytes that its other function got
+#[unsafe(no_mangle)]
+pub extern "C" fn RSASYNC_trim_thread() -> usize {
+    Thread::with(job::trim)
 }
 
 /// The line that RSASYNC_STATS asks for.

@@ -20,6 +20,7 @@ use crate::default_context::Defaults;
 use crate::error::{Error, Reason};
 use crate::fibre::{Fibre, Func};
 use crate::libcrypto;
+use crate::pool::Era;
 use crate::stack::Stack;
 use crate::thread::{Thread, ThreadId};
 use crate::wait_ctx::{Attachment, WaitCtx};
@@ -77,8 +78,8 @@ pub struct Job {
     pub wait_ctx: Attachment,
     defaults: Defaults,
     // The second: what is needed less often.
-    pub next_idle: Cell<Option<JobRef>>,
     owner: ThreadId,
+    era: Era,
     /// The copy of the arguments, if it is on the heap.
     heap_args: Cell<Option<(NonNull<u8>, Layout)>>,
     stack: Stack,
@@ -167,7 +168,7 @@ fn run(thread: &Thread, job: JobRef, callers: Defaults) -> Outcome {
 #[inline(always)]
 fn retire(thread: &Thread, job: JobRef) {
     if thread.is_ending() {
-        free(thread, job);
+        drop(dismantle(thread, job));
     } else {
         thread.pool.put(job);
     }
@@ -268,6 +269,11 @@ impl Job {
         }
     }
 
+    /// Leaves an idle job's stack nothing but the page that the job is in.
+    pub fn make_shallow(&self) {
+        self.stack.discard_below(NonNull::from(self).cast());
+    }
+
     #[cold]
     fn why_not_resumed(&self, thread: &Thread) -> Error {
         let text = if self.owner != thread.id() {
@@ -291,14 +297,14 @@ fn make_for_pool(thread: &Thread) -> Result<JobRef, &'static CStr> {
         return Err(c"the thread has as many jobs as ASYNC_init_thread allowed; let one finish, then try again");
     }
     libcrypto::look();
-    let job =
-        make(thread).ok_or(c"no memory for another stack; let a job finish, then try again")?;
-    thread.pool.count_made();
-    Ok(job)
+    make(thread).ok_or(c"no memory for another stack; let a job finish, then try again")
 }
 
-/// A new job, idle and in no pool.
+/// A new job, idle and in no pool, where there is room for it.
 fn make(thread: &Thread) -> Option<JobRef> {
+    if !thread.pool.make_room(thread.jobs() + 1) {
+        return None;
+    }
     let stack = Stack::new()?;
     let top = stack
         .bottom()
@@ -312,14 +318,15 @@ fn make(thread: &Thread) -> Option<JobRef> {
         blocked: Cell::new(0),
         wait_ctx: Attachment::none(),
         defaults: Defaults::unknown(),
-        next_idle: Cell::new(None),
         owner: thread.id(),
+        era: thread.pool.era(),
         heap_args: Cell::new(None),
         stack,
     };
     // SAFETY: aligned, inside the stack's memory, which is larger and nobody else's.
     unsafe { place.write(job) };
     thread.count_job();
+    thread.pool.count_made();
     Some(JobRef(place))
 }
 
@@ -337,7 +344,6 @@ pub fn init_thread(thread: &Thread, limit: usize, idle: usize) -> Result<(), Err
     thread.pool.set_limit(limit);
     let idle = if thread.is_ending() { 0 } else { idle };
     for job in (0..idle).map_while(|_| make(thread)) {
-        thread.pool.count_made();
         thread.pool.put(job);
     }
     Ok(())
@@ -346,16 +352,29 @@ pub fn init_thread(thread: &Thread, limit: usize, idle: usize) -> Result<(), Err
 /// Frees all idle jobs of the thread, with their stacks.
 pub fn free_idle(thread: &Thread) {
     while let Some(job) = thread.pool.take() {
-        free(thread, job);
+        drop(dismantle(thread, job));
+    }
+    if thread.jobs() == 0 {
+        thread.pool.give_back_room();
     }
 }
 
-/// Frees a job that is idle and in no pool: nobody may use it any more.
+/// The same; says how many bytes of memory went back.
+pub fn trim(thread: &Thread) -> usize {
+    let mut bytes = 0;
+    while let Some(job) = thread.pool.take() {
+        bytes += dismantle(thread, job).give_back();
+    }
+    free_idle(thread);
+    bytes
+}
+
+/// Takes a job apart that is idle and in no pool: nobody may use it any more. Its stack is left.
 #[cold]
-fn free(thread: &Thread, job: JobRef) {
+fn dismantle(thread: &Thread, job: JobRef) -> Stack {
     thread.uncount_job();
+    thread.pool.uncount_made(job.era);
     // SAFETY: the job is moved out of its stack before that is freed.
-    let Job { stack, fibre, .. } = unsafe { job.0.read() };
-    drop(fibre);
-    drop(stack);
+    let Job { stack, .. } = unsafe { job.0.read() };
+    stack
 }

@@ -16,12 +16,14 @@
 //!       libcrypto  the libcrypto in this process, if any
 //! ```
 //!
-//! Below them: `lock` (locks that outlive a `fork`), `config` (the environment), `quiet` (system calls that go unnoticed), `elf` (symbols), and
-//! `valgrind` and `sanitizer` (which are told of our stacks).
+//! Below them: `lock` (locks that outlive a `fork`), `config` (the environment), `quiet` (system
+//! calls that go unnoticed), `clock`, `elf` (symbols), and `valgrind` and `sanitizer` (which are
+//! told of our stacks).
 
 #[cfg(not(panic = "abort"))]
 compile_error!("a panic must not unwind into C: build with panic = \"abort\"");
 
+mod clock;
 mod config;
 mod default_context;
 mod elf;

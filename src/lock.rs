@@ -23,6 +23,7 @@ use std::sync::atomic::{
 };
 use std::time::Duration;
 
+use crate::clock::now;
 use crate::libcrypto;
 use crate::quiet::Quiet;
 
@@ -146,16 +147,6 @@ impl<T> Drop for Held<'_, T> {
     #[inline]
     fn drop(&mut self) {
         self.lock.give_back();
-    }
-}
-
-/// Milliseconds of the monotonic clock.
-fn now() -> u64 {
-    // SAFETY: the time is a valid place to write.
-    unsafe {
-        let mut now = std::mem::zeroed::<libc::timespec>();
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now);
-        now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
     }
 }
 

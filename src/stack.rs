@@ -106,6 +106,8 @@ pub struct Stack {
     bottom: NonNull<u8>,
     size: usize,
     free: FreeFn,
+    /// It came from [`guarded_alloc`], as its default.
+    ours: bool,
     /// It ought to have a guard and has none.
     unguarded: bool,
     valgrind: valgrind::Registration,
@@ -142,8 +144,8 @@ impl Stack {
             choice.fixed = true;
             choice.allocator
         };
-        let is_guarded = ptr::fn_addr_eq(alloc, guarded_alloc as AllocFn);
-        let mut size = match is_guarded {
+        let ours = ptr::fn_addr_eq(alloc, guarded_alloc as AllocFn);
+        let mut size = match ours {
             true => config::stack_size(),
             false => config::stack_size_set().unwrap_or(LIBCRYPTO_SIZE),
         };
@@ -155,7 +157,7 @@ impl Stack {
             unsafe { free(bottom.as_ptr().cast()) };
             return None;
         }
-        let unguarded = is_guarded && Slot::of(bottom).is_some_and(|slot| !slot.is_guarded());
+        let unguarded = ours && Slot::of(bottom).is_some_and(|slot| !slot.is_guarded());
         MADE.fetch_add(1, Relaxed);
         UNGUARDED.fetch_add(unguarded.into(), Relaxed);
         let bottom_address = bottom.as_ptr().addr();
@@ -164,6 +166,7 @@ impl Stack {
             bottom,
             size,
             free,
+            ours,
             unguarded,
             valgrind,
         })
@@ -183,6 +186,54 @@ impl Stack {
     /// Usable bytes above `bottom`.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Gives back the pages that lie below the one of `end`, as far as they are ours to give
+    /// (locked ones are not); whether they were. They read as zeros then.
+    pub fn discard_below(&self, end: NonNull<u8>) -> bool {
+        if !self.ours {
+            return false;
+        }
+        let _quiet = Quiet::new();
+        let whole_pages = end.as_ptr().addr() / page_size() * page_size();
+        let length = whole_pages - self.bottom.as_ptr().addr();
+        let start = self.bottom.as_ptr().cast();
+        // SAFETY: the owner has nothing there that is still needed.
+        unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) == 0 }
+    }
+
+    /// Gives it back; says how many bytes the system got, or the program's own function.
+    pub fn give_back(self) -> usize {
+        if !self.ours {
+            return self.size;
+        }
+        let touched = self.touched();
+        // SAFETY: one past the end of the memory.
+        let end = unsafe { self.bottom.add(self.size) };
+        if self.discard_below(end) { touched } else { 0 }
+    }
+
+    /// How many bytes of it are in memory.
+    fn touched(&self) -> usize {
+        let _quiet = Quiet::new();
+        let mut pages = [0; 64];
+        let mut touched = 0;
+        for first in (0..self.size / page_size()).step_by(pages.len()) {
+            let here = pages.len().min(self.size / page_size() - first);
+            // SAFETY: the pages are this stack's, and there is room to tell of each.
+            let told = unsafe {
+                let start = self.bottom.add(first * page_size());
+                libc::mincore(
+                    start.as_ptr().cast(),
+                    here * page_size(),
+                    pages.as_mut_ptr(),
+                ) == 0
+            };
+            if told {
+                touched += pages[..here].iter().filter(|&&page| page & 1 != 0).count();
+            }
+        }
+        touched * page_size()
     }
 }
 
@@ -210,6 +261,7 @@ pub unsafe extern "C" fn guarded_alloc(num: *mut usize) -> *mut c_void {
     if !slot.is_guarded() {
         slot.guard();
     }
+    slot.populate_top();
     *size = slot.stack_size();
     slot.stack_bottom()
 }
@@ -449,6 +501,17 @@ impl Slot {
         self.region.words[self.index / 64]
             .guarded
             .fetch_or(1 << (self.index % 64), Relaxed);
+    }
+
+    /// Has the page that the job will be in committed now: to ask for it costs less than the
+    /// fault at its first touch, and that is most of what a job costs. Before Linux 5.14 it
+    /// faults.
+    #[cold]
+    fn populate_top(&self) {
+        let top = self.stack_bottom().addr() + self.stack_size();
+        let page = ptr::with_exposed_provenance_mut(top - page_size());
+        // SAFETY: the page is this slot's; it is only made present.
+        unsafe { libc::madvise(page, page_size(), libc::MADV_POPULATE_WRITE) };
     }
 
     /// Gives the stack's memory back to the system, then the slot to whoever wants one.
