@@ -42,6 +42,8 @@ pub struct Fibre {
 }
 
 impl Fibre {
+    /// The size of what is used where no sanitizer watches.
+    pub const HOT: usize = mem::offset_of!(Self, watched);
     /// More than `prepare` writes below `top`.
     pub const FRAME: usize = 128;
 

@@ -70,20 +70,23 @@ enum State {
 
 #[repr(C, align(64))]
 pub struct Job {
-    // The first cache line: what each start, pause and resume touches.
-    fibre: Fibre,
+    // The first cache line, up to what the fibre has for sanitizers: what decides whether the
+    // job may be resumed, and what the switch takes.
+    owner: ThreadId,
+    defaults: Defaults,
     state: Cell<State>,
     /// How many calls of `ASYNC_block_pause` are open.
-    blocked: Cell<u64>,
+    blocked: Cell<u32>,
+    fibre: Fibre,
+    // The second and third: what is needed once in a job's life.
     pub wait_ctx: Attachment,
-    defaults: Defaults,
-    // The second: what is needed less often.
-    owner: ThreadId,
     era: Era,
     /// The copy of the arguments, if it is on the heap.
     heap_args: Cell<Option<(NonNull<u8>, Layout)>>,
     stack: Stack,
 }
+
+const _: () = assert!(mem::offset_of!(Job, fibre) + Fibre::HOT == 64);
 
 /// A job that exists: in the pool of its thread, or started and not finished.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -191,7 +194,7 @@ pub fn pause(thread: &Thread) {
 /// Keeps the current job from pausing, once more.
 pub fn block_pause(thread: &Thread) {
     if let Some(job) = thread.current.get() {
-        job.blocked.set(job.blocked.get() + 1);
+        job.blocked.set(job.blocked.get().saturating_add(1));
     }
 }
 
@@ -313,12 +316,12 @@ fn make(thread: &Thread) -> Option<JobRef> {
     let place = top.map_addr(|top| (top - mem::size_of::<Job>()) & !(mem::align_of::<Job>() - 1));
     let place = NonNull::new(place)?.cast::<Job>();
     let job = Job {
-        fibre: Fibre::new(),
+        owner: thread.id(),
+        defaults: Defaults::unknown(),
         state: Cell::new(State::Idle),
         blocked: Cell::new(0),
+        fibre: Fibre::new(),
         wait_ctx: Attachment::none(),
-        defaults: Defaults::unknown(),
-        owner: thread.id(),
         era: thread.pool.era(),
         heap_args: Cell::new(None),
         stack,
