@@ -80,6 +80,7 @@ pub struct Job {
     fibre: Fibre,
     // The second and third: what is needed once in a job's life.
     pub wait_ctx: Attachment,
+    pub next_idle: Cell<Option<JobRef>>,
     era: Era,
     /// The copy of the arguments, if it is on the heap.
     heap_args: Cell<Option<(NonNull<u8>, Layout)>>,
@@ -303,11 +304,8 @@ fn make_for_pool(thread: &Thread) -> Result<JobRef, &'static CStr> {
     make(thread).ok_or(c"no memory for another stack; let a job finish, then try again")
 }
 
-/// A new job, idle and in no pool, where there is room for it.
+/// A new job, idle and in no pool.
 fn make(thread: &Thread) -> Option<JobRef> {
-    if !thread.pool.make_room(thread.jobs() + 1) {
-        return None;
-    }
     let stack = Stack::new()?;
     let top = stack
         .bottom()
@@ -322,6 +320,7 @@ fn make(thread: &Thread) -> Option<JobRef> {
         blocked: Cell::new(0),
         fibre: Fibre::new(),
         wait_ctx: Attachment::none(),
+        next_idle: Cell::new(None),
         era: thread.pool.era(),
         heap_args: Cell::new(None),
         stack,
@@ -357,9 +356,6 @@ pub fn free_idle(thread: &Thread) {
     while let Some(job) = thread.pool.take() {
         drop(dismantle(thread, job));
     }
-    if thread.jobs() == 0 {
-        thread.pool.give_back_room();
-    }
 }
 
 /// The same; says how many bytes of memory went back.
@@ -368,7 +364,6 @@ pub fn trim(thread: &Thread) -> usize {
     while let Some(job) = thread.pool.take() {
         bytes += dismantle(thread, job).give_back();
     }
-    free_idle(thread);
     bytes
 }
 

@@ -5,29 +5,28 @@
 //! have touched, all but the topmost page:
 //!
 //! ```text
-//!   bottom                                                     top
-//!    | shallow |   unneeded   | needed in this period |  <- put, take ->
-//!    0      shallow        lowest                    len
+//!   top                                                         bottom
+//!    |  needed in this period  |  not needed  |  to do  |  shallow  |
+//!   idle                     lowest          at      shallow        0
 //! ```
 
-use std::cell::{Cell, RefCell};
-use std::mem::ManuallyDrop;
+use std::cell::Cell;
 
 use crate::clock;
 use crate::job::JobRef;
 
-/// Idle jobs of one thread.
+/// Idle jobs of one thread, linked through [`Job::next_idle`](crate::job::Job).
 pub struct Pool {
-    /// The one used last is on top, as its stack is the warmest. There is room for all jobs
-    /// that the thread has: to finish one takes no memory. Given back by
-    /// [`Pool::give_back_room`], as nothing of a thread has a destructor.
-    idle: RefCell<ManuallyDrop<Vec<JobRef>>>,
-    /// The fewest that were idle in this period.
+    /// The one used last, as its stack is the warmest.
+    top: Cell<Option<JobRef>>,
+    /// How many there are.
+    idle: Cell<usize>,
+    /// The fewest there were in this period, and the topmost of those.
     lowest: Cell<usize>,
-    /// The fewest that were idle in the last one.
-    unneeded: Cell<usize>,
-    /// So many have made their stacks shallow. Above `lowest` they were used since.
+    lowest_top: Cell<Option<JobRef>>,
+    /// So many at the bottom have nothing more to give back, unless they were used since.
     shallow: Cell<usize>,
+    pass: Cell<Pass>,
     /// When this period began, in milliseconds.
     began: Cell<u64>,
     until_look: Cell<u32>,
@@ -36,6 +35,16 @@ pub struct Pool {
     /// How many that may be; 0: any number.
     limit: Cell<usize>,
     era: Cell<Era>,
+}
+
+/// The way from what was not needed in a period down to what is shallow.
+#[derive(Clone, Copy)]
+struct Pass {
+    /// How many idle jobs there are from its start to the bottom.
+    from: usize,
+    /// How many there are from the next one that is to be made shallow, and that one.
+    at: usize,
+    next: Option<JobRef>,
 }
 
 /// Begins with each [`Pool::set_limit`]. Jobs that were made before and join the pool when
@@ -52,10 +61,16 @@ const LOOK_EVERY: u32 = 256;
 impl Pool {
     pub const fn new() -> Self {
         Self {
-            idle: RefCell::new(ManuallyDrop::new(Vec::new())),
+            top: Cell::new(None),
+            idle: Cell::new(0),
             lowest: Cell::new(0),
-            unneeded: Cell::new(0),
+            lowest_top: Cell::new(None),
             shallow: Cell::new(0),
+            pass: Cell::new(Pass {
+                from: 0,
+                at: 0,
+                next: None,
+            }),
             began: Cell::new(0),
             until_look: Cell::new(LOOK_EVERY),
             made: Cell::new(0),
@@ -67,15 +82,22 @@ impl Pool {
     /// The idle job that was used last.
     #[inline]
     pub fn take(&self) -> Option<JobRef> {
-        let mut idle = self.idle.borrow_mut();
-        let job = idle.pop()?;
-        self.lowest.set(self.lowest.get().min(idle.len()));
+        let job = self.top.get()?;
+        let top = job.next_idle.take();
+        let idle = self.idle.get() - 1;
+        self.top.set(top);
+        self.idle.set(idle);
+        if idle < self.lowest.get() {
+            self.lowest.set(idle);
+            self.lowest_top.set(top);
+        }
         Some(job)
     }
 
     #[inline]
     pub fn put(&self, job: JobRef) {
-        self.idle.borrow_mut().push(job);
+        job.next_idle.set(self.top.replace(Some(job)));
+        self.idle.set(self.idle.get() + 1);
         let until_look = self.until_look.get() - 1;
         self.until_look.set(until_look);
         if until_look == 0 {
@@ -83,35 +105,34 @@ impl Pool {
         }
     }
 
-    /// Whether there is room for so many jobs in all.
-    pub fn make_room(&self, jobs: usize) -> bool {
-        let mut idle = self.idle.borrow_mut();
-        let more = jobs.saturating_sub(idle.len());
-        idle.try_reserve(more).is_ok()
-    }
-
-    /// The pool is empty, and no job is left that could join it.
-    pub fn give_back_room(&self) {
-        drop(ManuallyDrop::into_inner(self.idle.take()));
-    }
-
     #[cold]
     fn look_back(&self) {
         self.until_look.set(LOOK_EVERY);
-        let idle = self.idle.borrow();
-        let lowest = self.lowest.get();
-        let mut unneeded = self.unneeded.get().min(lowest);
+        let (lowest, lowest_top) = (self.lowest.get(), self.lowest_top.get());
+        let mut pass = self.pass.get();
+        let mut shallow = self.shallow.get().min(lowest);
+        pass.from = pass.from.min(lowest);
         let now = clock::now();
-        if now - self.began.get() >= PERIOD {
-            unneeded = lowest;
-            self.lowest.set(idle.len());
+        let is_over = now - self.began.get() >= PERIOD;
+        if is_over {
             self.began.set(now);
+            self.lowest.set(self.idle.get());
+            self.lowest_top.set(self.top.get());
+            pass.from = lowest;
         }
-        self.unneeded.set(unneeded);
-        let start = self.shallow.get().min(lowest);
-        let end = unneeded.min(start + LOOK_EVERY as usize);
-        idle[start..end].iter().for_each(|job| job.make_shallow());
-        self.shallow.set(end);
+        if is_over || pass.at > lowest {
+            (pass.at, pass.next) = (lowest, lowest_top);
+        }
+        for _ in 0..LOOK_EVERY {
+            let Some(job) = pass.next.filter(|_| pass.at > shallow) else {
+                shallow = pass.from;
+                break;
+            };
+            job.make_shallow();
+            (pass.at, pass.next) = (pass.at - 1, job.next_idle.get());
+        }
+        self.shallow.set(shallow);
+        self.pass.set(pass);
     }
 
     /// Begins an era, with no job made.

@@ -28,7 +28,8 @@ pub struct Thread {
     pub spare_contexts: wait_ctx::Spares,
     stage: Cell<Stage>,
     id: Cell<ThreadId>,
-    jobs: Cell<usize>,
+    /// Jobs of this thread that exist, idle or not.
+    jobs: Cell<u64>,
     /// What ThreadSanitizer knows it by outside jobs.
     watched: Cell<*mut c_void>,
 }
@@ -110,11 +111,6 @@ impl Thread {
         self.stage.get() == Stage::Ending
     }
 
-    /// How many jobs of this thread exist, idle or not.
-    pub fn jobs(&self) -> usize {
-        self.jobs.get()
-    }
-
     /// A job of this thread was made. While the thread ends, nobody may be left to resume it.
     pub fn count_job(&self) {
         self.jobs.set(self.jobs.get() + 1);
@@ -149,10 +145,9 @@ impl Thread {
     fn end(&self) {
         self.leave_jobs();
         self.clean_up();
-        self.pool.give_back_room();
         self.spare_contexts.hand_over();
         self.stage.set(Stage::Ending);
-        ABANDONED.fetch_add(self.jobs() as u64, Relaxed);
+        ABANDONED.fetch_add(self.jobs.get(), Relaxed);
     }
 }
 

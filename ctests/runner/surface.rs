@@ -35,7 +35,12 @@ const FUNCTIONS: [&str; 22] = [
     "ASYNC_unblock_pause",
 ];
 
-const EXTENSIONS: [&str; 3] = ["RSASYNC_get_stats", "RSASYNC_last_error", "RSASYNC_version"];
+const EXTENSIONS: [&str; 4] = [
+    "RSASYNC_get_stats",
+    "RSASYNC_last_error",
+    "RSASYNC_trim_thread",
+    "RSASYNC_version",
+];
 
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
