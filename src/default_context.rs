@@ -14,7 +14,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicU32,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Acquire, Release},
 };
 
 use crate::libcrypto::{self, Symbols};
@@ -106,12 +106,6 @@ impl Defaults {
         if libcrypto::may_be_another() {
             libcrypto::look();
         }
-        Self::known_of_thread()
-    }
-
-    /// The same, where a second libcrypto that was just loaded need not be known.
-    #[inline(always)]
-    fn known_of_thread() -> Self {
         Self([
             Cell::new(CARRIED[0].first_default()),
             Cell::new(CARRIED[1].default()),
@@ -129,7 +123,7 @@ impl Defaults {
     /// Remembers what the thread has now, and gives it back what it had before.
     #[inline(always)]
     pub fn take_from_thread(&self, before: Self) {
-        let Self([first, second]) = Self::known_of_thread();
+        let Self([first, second]) = Self::of_thread();
         self.0[0].set(first.get());
         self.0[1].set(second.get());
         before.give_to_thread(self);
@@ -157,19 +151,10 @@ impl Carrier {
         }
     }
 
-    /// The same for the first place. If that is free this looks for a libcrypto, as one may
-    /// have been loaded since. If there is none, the thread has what will be the global one.
+    /// The same for the first place. Where there is no libcrypto, the thread has what will be
+    /// the global one of the first that comes.
     #[inline(always)]
     fn first_default(&self) -> Default {
-        if let Way::Free = Way::from_bits(self.way.load(Relaxed)) {
-            return self.first_default_after_a_look();
-        }
-        self.default()
-    }
-
-    #[cold]
-    fn first_default_after_a_look(&self) -> Default {
-        libcrypto::look();
         match self.default() {
             Default::UNKNOWN => Default::GLOBAL,
             known => known,

@@ -19,7 +19,6 @@ use std::ptr::{self, NonNull};
 use crate::default_context::Defaults;
 use crate::error::{Error, Reason};
 use crate::fibre::{Fibre, Func};
-use crate::libcrypto;
 use crate::pool::Era;
 use crate::stack::Stack;
 use crate::thread::{Thread, ThreadId};
@@ -300,7 +299,6 @@ fn make_for_pool(thread: &Thread) -> Result<JobRef, &'static CStr> {
     if thread.pool.is_at_limit() {
         return Err(c"the thread has as many jobs as ASYNC_init_thread allowed; let one finish, then try again");
     }
-    libcrypto::look();
     make(thread).ok_or(c"no memory for another stack; let a job finish, then try again")
 }
 

@@ -45,7 +45,7 @@ mod wait_ctx;
 /// Run by the loader.
 extern "C" fn loaded() {
     thread::set_up();
-    libcrypto::remember_loaded_objects();
+    libcrypto::find_list_of_objects();
     stay_loaded();
 }
 

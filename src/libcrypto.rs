@@ -169,9 +169,12 @@ struct LinkMap {
     previous: *const c_void,
 }
 
-/// An object that is never unloaded, and was the last in the list when this library was
-/// loaded. While it still is, nothing was loaded since.
-static LAST_AT_LOAD: AtomicPtr<LinkMap> = AtomicPtr::new(ptr::null_mut());
+/// The program's node: the first in the list.
+static PROGRAM: AtomicPtr<LinkMap> = AtomicPtr::new(ptr::null_mut());
+
+/// Where the loader puts what it loads next: while nothing is there, nothing was loaded since
+/// the last look. NULL: who knows?
+static NEXT: AtomicPtr<AtomicPtr<LinkMap>> = AtomicPtr::new(ptr::null_mut());
 
 /// How many objects the loader had ever loaded at the last look, and one more.
 static SEEN: AtomicU64 = AtomicU64::new(0);
@@ -184,44 +187,15 @@ static LOOKING: AtomicBool = AtomicBool::new(false);
 static FORKED: AtomicBool = AtomicBool::new(false);
 
 /// Called when this library is loaded.
-pub fn remember_loaded_objects() {
-    let mut last: *mut LinkMap = ptr::null_mut();
-    // SAFETY: the loader runs no other thread's dlclose while it runs constructors, so that
-    // the list stands.
+pub fn find_list_of_objects() {
+    // SAFETY: the program's node is never freed.
     unsafe {
         let program = libc::dlopen(ptr::null(), libc::RTLD_LAZY);
-        if program.is_null()
-            || libc::dlinfo(program, libc::RTLD_DI_LINKMAP, (&raw mut last).cast()) != 0
-        {
-            return;
+        if !program.is_null() {
+            let place = PROGRAM.as_ptr().cast();
+            libc::dlinfo(program, libc::RTLD_DI_LINKMAP, place);
         }
-        while let Some(next) = (*last).next.load(Relaxed).as_mut() {
-            last = next;
-        }
-        // This library stays, and with it those that it needs: libc, libgcc_s, the loader.
-        let addresses = [
-            remember_loaded_objects as *const () as usize,
-            libc::getpid as *const () as usize,
-            _Unwind_GetIP as *const () as usize,
-            libc::getauxval(libc::AT_BASE) as usize,
-        ];
-        for_each_object(|object| {
-            let stays = addresses.iter().any(|&address| object.contains(address));
-            let is_last = object.contains((*last).dynamic.addr());
-            if stays && is_last {
-                LAST_AT_LOAD.store(last, Release);
-            }
-            if is_last {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
     }
-}
-
-unsafe extern "C" {
-    fn _Unwind_GetIP();
 }
 
 /// Something was found that was not called into yet: what a child still can look for.
@@ -232,18 +206,19 @@ fn is_anything_new() -> bool {
         return PENDING.load(Acquire);
     }
     let seen = SEEN.load(Acquire);
-    // SAFETY: an object that is never unloaded keeps its node.
-    let last_at_load = unsafe { LAST_AT_LOAD.load(Relaxed).as_ref() };
-    let is_still_last = |last: &LinkMap| last.next.load(Relaxed).is_null();
-    seen == 0 || !last_at_load.is_some_and(is_still_last) && seen != objects_ever_loaded() + 1
+    seen == 0 || seen != objects_ever_loaded() + 1
 }
 
-/// False if nothing was loaded since this library was, and that was looked through.
+/// Whether it is worth a look. False if nothing was loaded since the last.
+///
+/// This can be told by the list, if its last object is one that stays there. If it is not,
+/// only the loader can tell, under a lock. Then this is false where a libcrypto was found:
+/// another one that comes is found when a thread looks now and then.
 #[inline(always)]
 pub fn may_be_another() -> bool {
     // SAFETY: an object that is never unloaded keeps its node.
-    let last_at_load = unsafe { LAST_AT_LOAD.load(Relaxed).as_ref() };
-    last_at_load.is_none_or(|last| !last.next.load(Relaxed).is_null()) || SEEN.load(Acquire) == 0
+    let next = unsafe { NEXT.load(Acquire).as_ref() };
+    next.is_none_or(|next| !next.load(Relaxed).is_null())
 }
 
 /// Finds the libcryptos that came since the last look, and makes the first call into them.
@@ -255,15 +230,17 @@ pub fn look() {
     let _quiet = Quiet::new();
     take_turn(Duration::MAX);
     let mut seen = SEEN.load(Relaxed);
+    let mut next = NEXT.load(Relaxed);
     if !FORKED.load(Relaxed) {
         seen = objects_ever_loaded() + 1;
-        find(|_| true);
+        next = find(|_| true);
     }
     for (libcrypto, gone) in FOUND.iter().map_while(OnceLock::get).zip(GONE) {
         libcrypto.initialise(gone);
     }
     PENDING.store(false, Relaxed);
     SEEN.store(seen, Release); // others wait for their turn until then
+    NEXT.store(next, Release);
     LOOKING.store(false, Release);
 }
 
@@ -279,27 +256,64 @@ fn take_turn(patience: Duration) -> bool {
     true
 }
 
-/// Adds what is in the process now to [`FOUND`], where it `suits`. By the thread whose turn it
-/// is.
-fn find(suits: impl Fn(&Libcrypto) -> bool) {
+/// Adds what is in the process now to [`FOUND`], where it `suits`, and returns what [`NEXT`] is
+/// then. By the thread whose turn it is.
+fn find(suits: impl Fn(&Libcrypto) -> bool) -> *mut AtomicPtr<LinkMap> {
     let here = (&raw const FOUND).addr();
     // SAFETY: filled in before this library ran.
     let weak = unsafe { WEAK };
     let mut weak_is_an_object = false;
+    let (mut last, mut last_stays) = (None, false);
     for_each_object(|object| {
+        let last = *last.get_or_insert_with(last_in_list);
         let itself = object.contains(here);
+        let mut stays = itself || object.is_never_unloaded() || is_needed_here(&object);
         if !itself && !object.function(c"ASYNC_start_job").is_null() {
             let found = Libcrypto::new(Symbols::of(&object), object.is_never_unloaded());
             weak_is_an_object |= found.symbols.identity() == weak.identity();
             if suits(&found) {
                 found.add();
+                stays = true;
             }
         }
+        last_stays |= stays && last.is_some_and(|last| object.contains(last.dynamic.addr()));
         ControlFlow::Continue(())
     });
     if !weak_is_an_object {
         Libcrypto::new(weak, true).add(); // it is in the program
     }
+    static NOTHING: AtomicPtr<LinkMap> = AtomicPtr::new(ptr::null_mut());
+    let next = match last.flatten() {
+        Some(last) if last_stays => &raw const last.next,
+        Some(_) if FOUND[0].get().is_none() => ptr::null(),
+        _ => &raw const NOTHING,
+    };
+    next.cast_mut()
+}
+
+/// The last object in the loader's list. Under the loader's lock.
+fn last_in_list() -> Option<&'static LinkMap> {
+    // SAFETY: the list stands, as long as the lock is held.
+    unsafe {
+        let mut last = PROGRAM.load(Relaxed).as_ref()?;
+        while let Some(next) = last.next.load(Relaxed).as_ref() {
+            last = next;
+        }
+        Some(last)
+    }
+}
+
+/// This library stays loaded, and with it those that it needs: libc, libgcc_s, the loader.
+fn is_needed_here(object: &Object) -> bool {
+    unsafe extern "C" {
+        fn _Unwind_GetIP();
+    }
+    // SAFETY: it only asks.
+    let loader = unsafe { libc::getauxval(libc::AT_BASE) } as usize;
+    let (libc, libgcc) = (libc::getpid as *const (), _Unwind_GetIP as *const ());
+    [libc.addr(), libgcc.addr(), loader]
+        .iter()
+        .any(|&address| object.contains(address))
 }
 
 impl Libcrypto {
@@ -385,6 +399,7 @@ extern "C" fn gone<const PLACE: usize>() {
 pub fn before_fork(patience: Duration) {
     if take_turn(patience) && has_threads() && is_anything_new() {
         find(|libcrypto| libcrypto.never_unloaded);
+        NEXT.store(ptr::null_mut(), Release);
         PENDING.store(true, Release);
     }
 }

@@ -14,6 +14,7 @@ use std::cell::Cell;
 
 use crate::clock;
 use crate::job::JobRef;
+use crate::libcrypto;
 
 /// Idle jobs of one thread, linked through [`Job::next_idle`](crate::job::Job).
 pub struct Pool {
@@ -108,6 +109,7 @@ impl Pool {
     #[cold]
     fn look_back(&self) {
         self.until_look.set(LOOK_EVERY);
+        libcrypto::look();
         let (lowest, lowest_top) = (self.lowest.get(), self.lowest_top.get());
         let mut pass = self.pass.get();
         let mut shallow = self.shallow.get().min(lowest);
