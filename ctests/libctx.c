@@ -488,8 +488,13 @@ static int pause_give_6(void *arg)
     return 6;
 }
 
-CASE(a_libcrypto_may_come_after_the_first_job, OURS,
-     "a libcrypto that dlopen brings in when jobs have already run is found by the next")
+/* Something that may be unloaded again, so that the loader's list has no end to hold on to. */
+static void bring_plug_in(void)
+{
+    CHECK(dlopen("libanl.so.1", RTLD_NOW | RTLD_LOCAL) != NULL);
+}
+
+static void libcrypto_after_a_job(void)
 {
     ASYNC_JOB *early = NULL, *job = NULL;
     int ret = 77;
@@ -510,6 +515,19 @@ CASE(a_libcrypto_may_come_after_the_first_job, OURS,
     ASYNC_cleanup_thread();
     OSSL_LIB_CTX_free(a);
     OSSL_LIB_CTX_free(b);
+}
+
+CASE(a_libcrypto_may_come_after_the_first_job, OURS,
+     "a libcrypto that dlopen brings in when jobs have already run is found by the next")
+{
+    libcrypto_after_a_job();
+}
+
+CASE(a_libcrypto_may_come_after_a_plug_in, OURS,
+     "so it is if something else was brought in between that may be unloaded")
+{
+    bring_plug_in();
+    libcrypto_after_a_job();
 }
 
 static OSSL_LIB_CTX *brought;
@@ -633,6 +651,22 @@ static void (*second_free)(OSSL_LIB_CTX *ctx);
 static OSSL_LIB_CTX *(*second_set0_default)(OSSL_LIB_CTX *ctx);
 static unsigned long (*second_get_error)(void);
 
+static int nothing(void *arg)
+{
+    (void)arg;
+    return 1;
+}
+
+static void run_jobs(int count)
+{
+    for (int i = 0; i < count; i++) {
+        ASYNC_JOB *job = NULL;
+        int ret;
+
+        CHECK_INT(ASYNC_start_job(&job, NULL, &ret, nothing, NULL, 0), ASYNC_FINISH);
+    }
+}
+
 struct pair {
     OSSL_LIB_CTX *first, *second;
 };
@@ -652,8 +686,8 @@ static int set_both(void *arg)
     return 6;
 }
 
-CASE(each_of_two_libcryptos_has_its_default_carried, OURS,
-     "with two in the process a job keeps its default in both; errors go to the first alone")
+/* Jobs run between the one and the other, and so many after. */
+static void two_libcryptos(void (*between)(void), int jobs_after)
 {
     void *copy;
     OSSL_LIB_CTX *callers;
@@ -662,7 +696,10 @@ CASE(each_of_two_libcryptos_has_its_default_carried, OURS,
     int i, ret = 77;
 
     bring_libcrypto();
+    between();
+    run_jobs(1);
     copy = bring_second_libcrypto();
+    run_jobs(jobs_after);
     second_new = (OSSL_LIB_CTX *(*)(void))dlsym(copy, "OSSL_LIB_CTX_new");
     second_free = (void (*)(OSSL_LIB_CTX *))dlsym(copy, "OSSL_LIB_CTX_free");
     second_set0_default =
@@ -687,6 +724,22 @@ CASE(each_of_two_libcryptos_has_its_default_carried, OURS,
     ASYNC_cleanup_thread();
     OSSL_LIB_CTX_free(own.first);
     second_free(own.second);
+}
+
+static void bring_nothing(void)
+{
+}
+
+CASE(each_of_two_libcryptos_has_its_default_carried, OURS,
+     "with two in the process a job keeps its default in both; errors go to the first alone")
+{
+    two_libcryptos(bring_nothing, 0);
+}
+
+CASE(a_second_libcrypto_may_come_after_a_plug_in, OURS,
+     "so it is, after some 256 jobs, if something was brought in between that may be unloaded")
+{
+    two_libcryptos(bring_plug_in, 256);
 }
 
 CASE(rsasync_brings_no_libcrypto, OURS,
