@@ -3,6 +3,16 @@
  * by the difference of two runs; or tells what paused jobs cost in memory.
  */
 #include "check.h"
+#include <dlfcn.h>
+
+/* The libraries that the process has beside rsasync: their names, divided by colons. */
+__attribute__((constructor)) static void load(void)
+{
+    char *names = getenv("LOADED");
+
+    for (char *name = names != NULL ? strtok(names, ":") : NULL; name != NULL; name = strtok(NULL, ":"))
+        CHECK(dlopen(name, RTLD_NOW | RTLD_LOCAL) != NULL);
+}
 
 static ASYNC_WAIT_CTX *ctx;
 static char args[4096];
