@@ -419,6 +419,8 @@ static void work(void)
         if (below(8) == 0) {
             ASYNC_cleanup_thread();
             self->limited = false;
+        } else if (below(4) == 0) {
+            RSASYNC_trim_thread();
         }
         break;
     case 3:
