@@ -8,7 +8,7 @@ use std::sync::Barrier;
 use std::thread;
 
 use crate::loops::{self, Loaded, Loop};
-use crate::measure::{Bar, Contest, Measure, Row, Side};
+use crate::measure::{Bar, Contest, Measure, Row, Side, Unit};
 use crate::switchers;
 
 struct Call {
@@ -142,13 +142,17 @@ pub fn contests<'a>(
                 entrants.push((side, Box::new(run)));
             }
             Contest {
-                row: Row::new(call.name, "ns", call.bar.map(Bar::Ratio)),
+                row: Row::new(call.name, Unit::Nanoseconds, call.bar.map(Bar::Ratio)),
                 entrants,
             }
         })
         .collect();
     contests.push(Contest {
-        row: Row::new("the bare jump behind two C functions", "ns", None),
+        row: Row::new(
+            "the bare jump behind two C functions",
+            Unit::Nanoseconds,
+            None,
+        ),
         entrants: vec![(Side::Context, Box::new(switchers::jump_behind_two))],
     });
     contests
@@ -179,7 +183,7 @@ pub fn two_threads<'a>(libcrypto: &'a Loaded, rsasync: &'a Loaded) -> Vec<Contes
         Contest {
             row: Row::new(
                 format!("{name}: two threads' throughput by one's"),
-                "times",
+                Unit::Times,
                 Some(Bar::AtLeast(1.9)),
             ),
             entrants: vec![

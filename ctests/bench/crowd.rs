@@ -13,8 +13,8 @@ use procfs::process::Process;
 use serde::{Deserialize, Serialize};
 
 use crate::loops::{self, Loaded};
-use crate::measure::{Bar, Row, Section, Side};
-use crate::report::thousands;
+use crate::measure::{Bar, Row, Section, Side, Unit};
+use crate::number::thousands;
 
 /// What one process found. Times are nanoseconds for each job, memory is bytes for each.
 #[derive(Serialize, Deserialize)]
@@ -30,8 +30,8 @@ struct Crowd {
 
 /// A crowd that is measured: so many jobs in each of so many threads.
 pub struct Plan {
-    jobs: usize,
-    threads: usize,
+    pub jobs: usize,
+    pub threads: usize,
     rounds: u32,
 }
 
@@ -88,8 +88,13 @@ pub struct Files<'a> {
     pub libcrypto: &'a Path,
 }
 
-/// The first rows are times.
-const TIMES: usize = 3;
+/// The rows of a crowd: these, and how many have no guard.
+pub const TIMES: [&str; 3] = [
+    "make and pause",
+    "finish, cold",
+    "start again from the pool, cold",
+];
+pub const MEMORY: [&str; 2] = ["resident memory", "page tables"];
 
 /// Makes the crowds, each library in turn.
 pub fn measure(plan: &Plan, files: Files, progress: &ProgressBar) -> Section {
@@ -98,18 +103,18 @@ pub fn measure(plan: &Plan, files: Files, progress: &ProgressBar) -> Section {
     let resident =
         (million || plan.jobs == 50_000 && plan.threads == 1).then_some(Bar::AtMost(4400.0));
     let mut rows = [
-        Row::new("make and pause", "ns", bar(Bar::Ratio(1.2))),
-        Row::new("finish, cold", "ns", bar(Bar::Ratio(1.3))),
+        Row::new(TIMES[0], Unit::Nanoseconds, bar(Bar::Ratio(1.2))),
+        Row::new(TIMES[1], Unit::Nanoseconds, bar(Bar::Ratio(1.3))),
         Row::new(
             "start again from the pool, cold",
-            "ns",
+            Unit::Nanoseconds,
             bar(Bar::Ratio(1.2)),
         ),
-        Row::new("resident memory", "bytes", resident),
-        Row::new("page tables", "bytes", None),
+        Row::new(MEMORY[0], Unit::Bytes, resident),
+        Row::new(MEMORY[1], Unit::Bytes, None),
         Row::new(
             "jobs without a guard",
-            "jobs",
+            Unit::Jobs,
             million.then_some(Bar::AtMost(0.0)),
         ),
     ];
@@ -259,7 +264,7 @@ fn memory() -> io::Result<[f64; 2]> {
 pub fn speedups(plan: &Plan, one: &Section, two: &Section) -> Vec<Row> {
     let speedup = |(one, two): (&Row, &Row)| {
         let name = format!("a crowd of {}: {}", thousands(plan.jobs as f64), one.name);
-        let mut row = Row::new(name, "times", None);
+        let mut row = Row::new(name, Unit::Times, None);
         for (&side, one) in &one.values {
             let two = two.values.get(&side).into_iter().flatten();
             for (one, two) in one.iter().zip(two) {
@@ -271,7 +276,7 @@ pub fn speedups(plan: &Plan, one: &Section, two: &Section) -> Vec<Row> {
     one.rows
         .iter()
         .zip(&two.rows)
-        .take(TIMES)
+        .take(TIMES.len())
         .map(speedup)
         .collect()
 }

@@ -4,8 +4,11 @@ mod calls;
 mod crowd;
 mod loops;
 mod measure;
+mod number;
+mod plot;
 mod report;
 mod switchers;
+mod table;
 
 use std::cell::RefCell;
 use std::error::Error;
@@ -20,6 +23,7 @@ use calls::Alone;
 use crowd::{Files, Plan};
 use loops::Loaded;
 use measure::{Contest, Section};
+use report::Results;
 
 /// Measures rsasync and libcrypto in one run, in turn
 #[derive(Parser)]
@@ -112,10 +116,10 @@ fn compare(arguments: &Arguments) -> Outcome {
         measure::rounds(contests, rounds, moment, &progress)
     };
     let rounds = if arguments.quick { 31 } else { 101 };
-    let mut sections = vec![Section {
+    let calls = Section {
         title: "Calls".to_owned(),
         rows: only_wanted(calls::contests(&libcrypto, &rsasync, &alone), rounds, 5),
-    }];
+    };
     let mut speedups = only_wanted(calls::two_threads(&libcrypto, &rsasync), rounds / 3, 60);
 
     let mut plans = crowd::plans(arguments.quick);
@@ -127,24 +131,26 @@ fn compare(arguments: &Arguments) -> Outcome {
         libcrypto: &arguments.libcrypto,
     };
     let crowds: Vec<_> = plans
-        .iter()
-        .map(|plan| crowd::measure(plan, files, &progress))
+        .into_iter()
+        .map(|plan| {
+            let crowd = crowd::measure(&plan, files, &progress);
+            (plan, crowd)
+        })
         .collect();
-    for (plan, crowd) in plans.iter().zip(&crowds) {
-        for (of_two, two) in plans.iter().zip(&crowds) {
-            if plan.is_half_of(of_two) {
-                speedups.extend(crowd::speedups(plan, crowd, two));
-            }
+    for (plan, one) in &crowds {
+        for (_, two) in crowds.iter().filter(|(other, _)| plan.is_half_of(other)) {
+            speedups.extend(crowd::speedups(plan, one, two));
         }
     }
     progress.finish_and_clear();
-    sections.push(Section {
-        title: "Two threads at once: their throughput by that of one".to_owned(),
-        rows: speedups,
-    });
-    sections.extend(crowds);
-    sections.retain(|section| !section.rows.is_empty());
-    report::print(&sections);
-    report::write(&sections)?;
-    Ok(())
+    let results = Results {
+        calls,
+        speedups: Section {
+            title: "Two threads at once: their throughput by that of one".to_owned(),
+            rows: speedups,
+        },
+        crowds,
+        version: libcrypto.version.unwrap_or_default(),
+    };
+    results.report()
 }

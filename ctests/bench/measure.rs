@@ -4,22 +4,48 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
-use serde::Serialize;
 
 /// Who is measured.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    #[serde(rename = "libcrypto")]
     Libcrypto,
-    #[serde(rename = "rsasync")]
     Rsasync,
     /// In a process without libcrypto.
-    #[serde(rename = "rsasync without libcrypto")]
     Alone,
-    #[serde(rename = "context")]
-    Context,
-    #[serde(rename = "corosensei")]
     Corosensei,
+    /// The `context` crate.
+    Context,
+}
+
+impl Side {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Libcrypto => "libcrypto",
+            Self::Rsasync => "rsasync",
+            Self::Alone => "without libcrypto",
+            Self::Corosensei => "corosensei",
+            Self::Context => "bare jump",
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    Nanoseconds,
+    Bytes,
+    Jobs,
+    Times,
+}
+
+impl Unit {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nanoseconds => "ns",
+            Self::Bytes => "bytes",
+            Self::Jobs => "jobs",
+            Self::Times => "times",
+        }
+    }
 }
 
 /// What is asked of rsasync.
@@ -35,7 +61,7 @@ pub enum Bar {
 /// A line of the report: its values are of each round.
 pub struct Row {
     pub name: String,
-    pub unit: &'static str,
+    pub unit: Unit,
     pub bar: Option<Bar>,
     pub values: BTreeMap<Side, Vec<f64>>,
 }
@@ -47,7 +73,7 @@ pub struct Section {
 }
 
 impl Row {
-    pub fn new(name: impl Into<String>, unit: &'static str, bar: Option<Bar>) -> Self {
+    pub fn new(name: impl Into<String>, unit: Unit, bar: Option<Bar>) -> Self {
         Self {
             name: name.into(),
             unit,
@@ -64,8 +90,11 @@ impl Row {
         Summary::of(self.values.get(&side)?)
     }
 
-    /// libcrypto's median by rsasync's.
+    /// libcrypto's median by rsasync's, of what is a cost.
     pub fn ratio(&self) -> Option<f64> {
+        if !matches!(self.unit, Unit::Nanoseconds | Unit::Bytes) {
+            return None;
+        }
         Some(self.summary(Side::Libcrypto)?.median / self.summary(Side::Rsasync)?.median)
     }
 

@@ -1,127 +1,168 @@
-//! What a person sees: tables.
+//! The report: all that was found, printed and as files in target/bench.
 
-use std::io;
+use std::error::Error;
+use std::fs;
+use std::path::Path;
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, LineStyle, Table};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use procfs::{CpuInfo, Current};
 
-use crate::measure::{Bar, Row, Section, Side};
+use crate::crowd::Plan;
+use crate::measure::Section;
+use crate::plot;
+use crate::table::{Table, verdict};
 
-/// Rounded, with commas between the thousands.
-pub fn thousands(value: f64) -> String {
-    let digits = format!("{:.0}", value.abs());
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
-            text.push(',');
+pub struct Results {
+    pub calls: Section,
+    pub speedups: Section,
+    pub crowds: Vec<(Plan, Section)>,
+    /// Of libcrypto.
+    pub version: String,
+}
+
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// Where the report goes.
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench");
+
+impl Results {
+    /// Prints tables and writes the files.
+    pub fn report(&self) -> Outcome {
+        for section in self.sections() {
+            println!("\n{}", section.title);
+            Table::of(section).print();
         }
-        text.push(digit);
+        fs::create_dir_all(DIRECTORY)?;
+        let directory = fs::canonicalize(DIRECTORY)?;
+        self.write_raw(&directory.join("raw.csv"))?;
+        let (machine, report) = (self.machine()?, directory.join("report.html"));
+        fs::write(&report, self.page(&machine)?.into_string())?;
+        println!(
+            "\n{machine}\nplots, tables and raw numbers: {}\n{}",
+            report.display(),
+            verdict(&self.sections())
+        );
+        Ok(())
     }
-    if value <= -0.5 {
-        format!("-{text}")
-    } else {
-        text
+
+    /// Those that have rows.
+    fn sections(&self) -> Vec<&Section> {
+        let crowds = self.crowds.iter().map(|(_, section)| section);
+        let all = [&self.calls, &self.speedups].into_iter().chain(crowds);
+        all.filter(|section| !section.rows.is_empty()).collect()
     }
-}
 
-/// As many digits as mean something.
-fn number(value: f64) -> String {
-    match value.abs() {
-        0.0 => "0".to_owned(),
-        size if size < 10.0 => format!("{value:.2}"),
-        size if size < 100.0 => format!("{value:.1}"),
-        _ => thousands(value),
+    fn machine(&self) -> Outcome<String> {
+        let cpus = CpuInfo::current()?;
+        let model = cpus.model_name(0).unwrap_or("unknown processor").to_owned();
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        Ok(format!(
+            "{model}, {} at once; Linux {}; {}",
+            cpus.num_cores(),
+            kernel.trim(),
+            self.version
+        ))
     }
-}
 
-const NOTHING: &str = "";
-
-fn cell(row: &Row, side: Side) -> String {
-    row.summary(side).map_or(NOTHING.to_owned(), |summary| {
-        format!(
-            "{} ±{:2.0} %",
-            number(summary.median),
-            summary.spread() / 2.0
-        )
-    })
-}
-
-fn bar(bar: Bar) -> String {
-    match bar {
-        Bar::Ratio(bar) => format!("{bar:.1}x"),
-        Bar::AtMost(bar) => format!("≤ {}", number(bar)),
-        Bar::AtLeast(bar) => format!("≥ {}", number(bar)),
+    /// A line for each measurement.
+    fn write_raw(&self, path: &Path) -> Outcome {
+        let mut raw = csv::Writer::from_path(path)?;
+        raw.write_record(["section", "row", "unit", "who", "round", "value"])?;
+        for section in self.sections() {
+            for row in &section.rows {
+                for (side, values) in &row.values {
+                    for (round, value) in values.iter().enumerate() {
+                        raw.serialize((
+                            &section.title,
+                            &row.name,
+                            row.unit.name(),
+                            side.name(),
+                            round,
+                            value,
+                        ))?;
+                    }
+                }
+            }
+        }
+        raw.flush()?;
+        Ok(())
     }
-}
 
-const HEADER: [&str; 9] = [
-    "",
-    "libcrypto",
-    "rsasync",
-    "ratio",
-    "bar",
-    "held",
-    "without libcrypto",
-    "corosensei",
-    "bare jump",
-];
-
-fn cells(row: &Row) -> [String; 9] {
-    [
-        format!("{}, {}", row.name, row.unit),
-        cell(row, Side::Libcrypto),
-        cell(row, Side::Rsasync),
-        row.ratio()
-            .map_or(NOTHING.to_owned(), |ratio| format!("{ratio:.2}x")),
-        row.bar.map_or(NOTHING.to_owned(), bar),
-        row.holds()
-            .map_or(NOTHING, |holds| if holds { "yes" } else { "NO" })
-            .to_owned(),
-        cell(row, Side::Alone),
-        cell(row, Side::Corosensei),
-        cell(row, Side::Context),
-    ]
-}
-
-/// A table of each section, and how many bars hold.
-pub fn print(sections: &[Section]) {
-    for section in sections {
-        println!("\n{}\n{}", section.title, table(section));
-    }
-    let bars: Vec<_> = sections
-        .iter()
-        .flat_map(|section| {
-            section
-                .rows
+    fn page(&self, machine: &str) -> Outcome<Markup> {
+        let mut plots = Vec::new();
+        if !self.calls.rows.is_empty() {
+            plots.push(("Calls".to_owned(), plot::bars(&self.calls)?));
+        }
+        for (threads, words) in [(1, "one thread"), (2, "each of two threads at once")] {
+            if self
+                .crowds
                 .iter()
-                .map(move |row| (section, row, row.holds()))
+                .filter(|(plan, _)| plan.threads == threads)
+                .count()
+                < 2
+            {
+                continue; // no line
+            }
+            let of = |what: &str, rows: &[&str]| {
+                let title = format!("{what} of each paused job, by how many there are in {words}");
+                Ok::<_, Box<dyn Error>>((title, plot::by_size(&self.crowds, threads, rows)?))
+            };
+            plots.push(of("Time", &crate::crowd::TIMES)?);
+            plots.push(of("Memory", &crate::crowd::MEMORY)?);
+        }
+        Ok(html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    title { "rsasync: what it costs" }
+                    style { (PreEscaped(STYLE)) }
+                }
+                body {
+                    h1 { "rsasync and libcrypto: what each call costs" }
+                    p { (machine) }
+                    pre { (verdict(&self.sections())) }
+                    p {
+                        "Medians of many rounds, in which all are measured in turn; ± is half the distance "
+                        "of the quartiles. The ratio is libcrypto's by rsasync's: above 1 rsasync is cheaper. "
+                        "All numbers: " a href="raw.csv" { "raw.csv" } "."
+                    }
+                    @for (title, svg) in &plots {
+                        h2 { (title) }
+                        (PreEscaped(svg))
+                    }
+                    @for section in self.sections() {
+                        h2 { (section.title) }
+                        (html_table(&Table::of(section)))
+                    }
+                }
+            }
         })
-        .filter_map(|(section, row, holds)| Some((section, row, holds?)))
-        .collect();
-    let held = bars.iter().filter(|(.., holds)| *holds).count();
-    println!("\n{held} of {} bars hold", bars.len());
-    for (section, row, _) in bars.iter().filter(|(.., holds)| !holds) {
-        println!("not held: {}: {}", section.title, row.name);
     }
 }
 
-/// Without the columns in which there is nothing.
-fn table(section: &Section) -> Table {
-    let rows: Vec<_> = section.rows.iter().map(cells).collect();
-    let used = |&column: &usize| rows.iter().any(|row| row[column] != NOTHING);
-    let columns: Vec<_> = (0..HEADER.len()).filter(used).collect();
-    let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
-    table.set_header(columns.iter().map(|&column| HEADER[column]));
-    for row in &rows {
-        table.add_row(columns.iter().map(|&column| &row[column]));
+fn html_table(Table(rows): &Table) -> Markup {
+    html! {
+        table {
+            @for (number, row) in rows.iter().enumerate() {
+                tr {
+                    @for cell in row {
+                        @if number == 0 { th { (cell) } }
+                        @else { td.no[cell == "NO"] { (cell) } }
+                    }
+                }
+            }
+        }
     }
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }
 
-pub fn write(_sections: &[Section]) -> io::Result<()> {
-    Ok(())
-}
+const STYLE: &str = "
+body { font: 15px/1.5 sans-serif; color: #1e293b; max-width: 1000px; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.6em } h2 { font-size: 1.15em; margin-top: 2em }
+pre { background: #f1f5f9; padding: .8em 1em; white-space: pre-wrap }
+svg { max-width: 100%; height: auto }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: .25em .8em; border-bottom: 1px solid #e2e8f0; white-space: nowrap }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+td.no { color: #b91c1c; font-weight: bold }
+";
