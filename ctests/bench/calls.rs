@@ -7,17 +7,20 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 
+use crate::clock::Clock;
 use crate::loops::{self, Loaded, Loop};
 use crate::measure::{Bar, Contest, Measure, Row, Side, Unit};
 use crate::switchers;
+
+/// The same in other switchers.
+type Others = &'static [(Side, fn(usize) -> f64)];
 
 struct Call {
     name: &'static str,
     run: Loop,
     /// The least ratio.
     bar: Option<f64>,
-    /// The same in other switchers.
-    others: &'static [(Side, fn(usize) -> f64)],
+    others: Others,
 }
 
 impl Call {
@@ -37,7 +40,7 @@ impl Call {
         }
     }
 
-    const fn others(self, others: &'static [(Side, fn(usize) -> f64)]) -> Self {
+    const fn others(self, others: Others) -> Self {
         Self { others, ..self }
     }
 }
@@ -198,19 +201,20 @@ pub fn two_threads<'a>(libcrypto: &'a Loaded, rsasync: &'a Loaded) -> Vec<Contes
 /// How many turns so many threads do together in a nanosecond.
 fn rate(library: &Loaded, run: Loop, count: usize, threads: usize) -> f64 {
     let barrier = Barrier::new(threads);
+    let work = || {
+        // SAFETY: the library is loaded.
+        let turns = |count| unsafe { run(&library.jobs, count) };
+        turns(count / 10 + 1); // what a thread's first job costs is not meant
+        barrier.wait();
+        Clock::Wall.each(count, || {
+            turns(count);
+        })
+    };
     thread::scope(|scope| {
-        let work = || {
-            // SAFETY: the library is loaded.
-            unsafe {
-                run(&library.jobs, count / 10 + 1); // what a thread's first job costs is not meant
-                barrier.wait();
-                run(&library.jobs, count)
-            }
-        };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        let rates = threads
+        let times = threads
             .into_iter()
-            .map(|thread| 1.0 / thread.join().expect("it can't panic"));
-        rates.sum()
+            .map(|thread| thread.join().expect("it can't panic"));
+        times.map(|time| 1.0 / time).sum()
     })
 }

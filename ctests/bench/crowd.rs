@@ -1,5 +1,6 @@
 //! Crowds of paused jobs: time and memory for each job. Each crowd has a process of its own.
 
+use std::hint;
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,72 +11,101 @@ use std::thread;
 use checks::functions::Pointer;
 use indicatif::ProgressBar;
 use procfs::process::Process;
-use serde::{Deserialize, Serialize};
+use procfs::{Current, Meminfo};
 
+use crate::clock::Clock;
 use crate::loops::{self, Loaded};
 use crate::measure::{Bar, Row, Section, Side, Unit};
 use crate::number::thousands;
 
-/// What one process found. Times are nanoseconds for each job, memory is bytes for each.
-#[derive(Serialize, Deserialize)]
-struct Crowd {
-    make: f64,
-    finish: f64,
-    again: f64,
-    resident: f64,
-    tables: f64,
-    /// Of rsasync.
-    unguarded: Option<u64>,
-}
+/// What is measured: for each job, but for the last.
+const ROWS: [(&str, Unit); 6] = [
+    (TIMES[0], Unit::Nanoseconds),
+    (TIMES[1], Unit::Nanoseconds),
+    (TIMES[2], Unit::Nanoseconds),
+    (MEMORY[0], Unit::Bytes),
+    (MEMORY[1], Unit::Bytes),
+    ("jobs without a guard", Unit::Jobs),
+];
+pub const TIMES: [&str; 3] = [
+    "make and pause",
+    "finish, cold",
+    "start again from the pool, cold",
+];
+pub const MEMORY: [&str; 2] = ["resident memory", "page tables"];
+
+/// A value of each row, if the library has such a thing.
+type Values = [Option<f64>; ROWS.len()];
 
 /// A crowd that is measured: so many jobs in each of so many threads.
 pub struct Plan {
     pub jobs: usize,
     pub threads: usize,
-    rounds: u32,
+    pub rounds: u64,
 }
 
 impl Plan {
-    pub fn rounds(&self) -> u64 {
-        self.rounds.into()
-    }
-
     /// The other is the same with two threads.
     pub fn is_half_of(&self, other: &Self) -> bool {
         (self.jobs, self.threads, other.threads) == (other.jobs, 1, 2)
     }
 
     pub fn title(&self) -> String {
-        let threads = if self.threads == 1 {
-            "one thread"
-        } else {
-            "each of two threads"
+        let jobs = thousands(self.jobs as f64);
+        match self.threads {
+            1 => format!("a crowd of {jobs} jobs in one thread"),
+            _ => format!("a crowd of {jobs} jobs in each of two threads"),
+        }
+    }
+
+    fn rows(&self) -> Vec<Row> {
+        let (ratio, at_most) = (|bar| Some(Bar::Ratio(bar)), |bar| Some(Bar::AtMost(bar)));
+        let bars = match (self.jobs, self.threads) {
+            (50_000, 1) => [
+                ratio(1.2),
+                ratio(1.3),
+                ratio(1.2),
+                at_most(4400.0),
+                None,
+                None,
+            ],
+            (1_000_000, 1) => [None, None, None, at_most(4400.0), None, at_most(0.0)],
+            _ => [None; ROWS.len()],
         };
-        format!(
-            "a crowd of {} jobs in {threads}",
-            thousands(self.jobs as f64)
-        )
+        let rows = ROWS.into_iter().zip(bars);
+        rows.map(|((name, unit), bar)| Row::new(name, unit, bar))
+            .collect()
+    }
+
+    /// Bytes that it takes at most.
+    fn memory(&self) -> usize {
+        self.jobs * self.threads * BYTES
     }
 }
 
-/// All sizes, in one thread and in two; without the million if it is to be quick.
+/// No less than a job of either library takes.
+const BYTES: usize = 6 << 10;
+
+/// All sizes, in one thread and in two; the large ones take long.
 pub fn plans(quick: bool) -> Vec<Plan> {
-    let sizes: &[(usize, u32)] = if quick {
-        &[(1_000, 5), (10_000, 5), (50_000, 5)]
-    } else {
-        &[
-            (1_000, 15),
-            (10_000, 15),
-            (50_000, 15),
-            (100_000, 3),
-            (1_000_000, 2),
-        ]
-    };
+    let all = [
+        (1_000, 15),
+        (10_000, 15),
+        (50_000, 15),
+        (100_000, 5),
+        (1_000_000, 2),
+    ];
+    let quick_ones = [(1_000, 5), (10_000, 5), (50_000, 5)];
+    let sizes = if quick { &quick_ones[..] } else { &all[..] };
     let plan = |threads| {
         sizes.iter().map(move |&(jobs, rounds)| Plan {
             jobs,
             threads,
-            rounds,
+            rounds: if jobs < 1_000_000 {
+                rounds
+            } else {
+                rounds / threads as u64
+            },
         })
     };
     plan(1).chain(plan(2)).collect()
@@ -88,59 +118,24 @@ pub struct Files<'a> {
     pub libcrypto: &'a Path,
 }
 
-/// The rows of a crowd: these, and how many have no guard.
-pub const TIMES: [&str; 3] = [
-    "make and pause",
-    "finish, cold",
-    "start again from the pool, cold",
-];
-pub const MEMORY: [&str; 2] = ["resident memory", "page tables"];
-
-/// Makes the crowds, each library in turn.
+/// Makes the crowds, each library in turn. What fails is told, and leaves its rows empty.
 pub fn measure(plan: &Plan, files: Files, progress: &ProgressBar) -> Section {
-    let bar = |bar| (plan.jobs == 50_000 && plan.threads == 1).then_some(bar);
-    let million = plan.jobs == 1_000_000 && plan.threads == 1;
-    let resident =
-        (million || plan.jobs == 50_000 && plan.threads == 1).then_some(Bar::AtMost(4400.0));
-    let mut rows = [
-        Row::new(TIMES[0], Unit::Nanoseconds, bar(Bar::Ratio(1.2))),
-        Row::new(TIMES[1], Unit::Nanoseconds, bar(Bar::Ratio(1.3))),
-        Row::new(
-            "start again from the pool, cold",
-            Unit::Nanoseconds,
-            bar(Bar::Ratio(1.2)),
-        ),
-        Row::new(MEMORY[0], Unit::Bytes, resident),
-        Row::new(MEMORY[1], Unit::Bytes, None),
-        Row::new(
-            "jobs without a guard",
-            Unit::Jobs,
-            million.then_some(Bar::AtMost(0.0)),
-        ),
-    ];
+    let mut rows = plan.rows();
     let mut sides = [Side::Libcrypto, Side::Rsasync, Side::Alone];
-    for round in 0..plan.rounds {
+    for _ in 0..plan.rounds {
         progress.set_message(plan.title());
         for side in sides {
             match in_a_process(plan, side, files) {
-                Ok(crowd) => {
-                    let values = [
-                        crowd.make,
-                        crowd.finish,
-                        crowd.again,
-                        crowd.resident,
-                        crowd.tables,
-                    ];
+                Ok(values) => {
                     for (row, value) in rows.iter_mut().zip(values) {
-                        row.add(side, value);
-                    }
-                    if let Some(unguarded) = crowd.unguarded {
-                        rows[5].add(side, unguarded as f64);
+                        if let Some(value) = value {
+                            row.add(side, value);
+                        }
                     }
                 }
-                Err(why) => {
-                    progress.suspend(|| eprintln!("bench: {}, round {round}: {why}", plan.title()))
-                }
+                Err(why) => progress.suspend(|| {
+                    eprintln!("bench: {}, {}: {why}", plan.title(), side.name());
+                }),
             }
         }
         progress.inc(1);
@@ -148,24 +143,22 @@ pub fn measure(plan: &Plan, files: Files, progress: &ProgressBar) -> Section {
     }
     Section {
         title: plan.title(),
-        rows: rows.into(),
+        rows,
     }
 }
 
 /// A process that takes longer hangs.
 const SECONDS: &str = "300";
 
-fn in_a_process(plan: &Plan, side: Side, files: Files) -> io::Result<Crowd> {
+fn in_a_process(plan: &Plan, side: Side, files: Files) -> io::Result<Values> {
+    let available = Meminfo::current().map_err(io::Error::other)?.mem_available;
+    if available.is_some_and(|available| available < plan.memory() as u64) {
+        return Err(io::Error::other("there is not enough memory"));
+    }
     let mut command = Command::new("timeout");
-    command
-        .arg("--kill-after=5")
-        .arg(SECONDS)
-        .arg(std::env::current_exe()?);
-    command.args([
-        "measure-crowd",
-        &plan.jobs.to_string(),
-        &plan.threads.to_string(),
-    ]);
+    command.args(["--kill-after=5", SECONDS]);
+    command.arg(std::env::current_exe()?).arg("measure-crowd");
+    command.args([plan.jobs, plan.threads].map(|number| number.to_string()));
     match side {
         Side::Libcrypto => command.arg(files.libcrypto),
         Side::Alone => command.arg(files.rsasync),
@@ -176,24 +169,37 @@ fn in_a_process(plan: &Plan, side: Side, files: Files) -> io::Result<Crowd> {
     };
     let output = command.stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
-        return Err(io::Error::other(format!("{command:?}: {}", output.status)));
+        return Err(io::Error::other(output.status.to_string()));
     }
     ron::de::from_bytes(&output.stdout).map_err(io::Error::other)
 }
 
 /// What that process does.
-pub fn serve(library: &Loaded, jobs: usize, threads: usize) -> io::Result<()> {
+pub fn serve(library: &Loaded, plan: &Plan) -> io::Result<()> {
+    // In a virtual machine the first use of a page may cost more than all the rest. So the
+    // kernel gets pages, and gives them back, before anything is measured.
+    drop(hint::black_box(vec![1_u8; plan.memory()]));
+    // Threads may have to wait for each other, in the kernel too; one alone doesn't.
+    let clock = if plan.threads == 1 {
+        Clock::Processor
+    } else {
+        Clock::Wall
+    };
     // What a library sets up once is not to be counted.
-    measure_thread(library, 1, &Barrier::new(1), &mut || ());
-    let barrier = Barrier::new(threads);
+    measure_thread(library, 1, clock, &Barrier::new(1), &mut || ());
+    let barrier = Barrier::new(plan.threads);
     let mut looks = Vec::new();
     let times = thread::scope(|scope| {
         // This thread has a crowd too: malloc serves it otherwise than those that come later.
-        let others: Vec<_> = (1..threads)
-            .map(|_| scope.spawn(|| measure_thread(library, jobs, &barrier, &mut || ())))
+        let others: Vec<_> = (1..plan.threads)
+            .map(|_| {
+                scope.spawn(|| measure_thread(library, plan.jobs, clock, &barrier, &mut || ()))
+            })
             .collect();
         let mut look = || looks.push((memory(), library.stats()));
-        let mut times = vec![measure_thread(library, jobs, &barrier, &mut look)];
+        let mut times = vec![measure_thread(
+            library, plan.jobs, clock, &barrier, &mut look,
+        )];
         times.extend(
             others
                 .into_iter()
@@ -202,18 +208,18 @@ pub fn serve(library: &Loaded, jobs: usize, threads: usize) -> io::Result<()> {
         times
     });
     let [(before, _), (after, stats)] = looks.try_into().ok().expect("it looked twice");
-    let ([resident, tables], before) = (after?, before?);
-    let all = (jobs * threads) as f64;
-    let time = |which: usize| times.iter().map(|times| times[which]).sum::<f64>() / threads as f64;
-    let crowd = Crowd {
-        make: time(0),
-        finish: time(1),
-        again: time(2),
-        resident: (resident - before[0]) / all,
-        tables: (tables - before[1]) / all,
-        unguarded: stats.map(|stats| stats.stacks_unguarded),
+    let (before, after) = (before?, after?);
+    let time = |which| {
+        let sum: f64 = times.iter().map(|times| times[which]).sum();
+        Some(sum / times.len() as f64)
     };
-    println!("{}", ron::to_string(&crowd).expect("it is plain data"));
+    let each = |which| {
+        let all = (plan.jobs * plan.threads) as f64;
+        Some((after[which] - before[which]) / all)
+    };
+    let unguarded = stats.map(|stats| stats.stacks_unguarded as f64);
+    let values: Values = [time(0), time(1), time(2), each(0), each(1), unguarded];
+    println!("{}", ron::to_string(&values).expect("it is plain data"));
     Ok(())
 }
 
@@ -222,37 +228,37 @@ pub fn serve(library: &Loaded, jobs: usize, threads: usize) -> io::Result<()> {
 fn measure_thread(
     library: &Loaded,
     count: usize,
+    clock: Clock,
     barrier: &Barrier,
     look: &mut dyn FnMut(),
 ) -> [f64; 3] {
     let mut jobs: Vec<Pointer> = vec![ptr::without_provenance_mut(1); count];
-    let jobs = jobs.as_mut_ptr();
-    // SAFETY: the library is loaded; there is room for so many jobs.
+    let (library, jobs) = (&library.jobs, jobs.as_mut_ptr());
+    // SAFETY: the library is loaded, and there is room for so many jobs.
     unsafe {
-        let ctx = (library.jobs.new)();
+        let ctx = (library.new)();
         barrier.wait();
         look();
         barrier.wait();
-        let make = loops::crowd_start(&library.jobs, ctx, jobs, count);
+        let make = clock.each(count, || loops::crowd_start(library, ctx, jobs, count));
         barrier.wait();
         look();
         barrier.wait();
-        let finish = loops::crowd_finish(&library.jobs, ctx, jobs, count);
+        let finish = clock.each(count, || loops::crowd_finish(library, ctx, jobs, count));
         barrier.wait();
-        let again = loops::crowd_start(&library.jobs, ctx, jobs, count);
+        let again = clock.each(count, || loops::crowd_start(library, ctx, jobs, count));
         barrier.wait();
-        loops::crowd_finish(&library.jobs, ctx, jobs, count);
-        (library.jobs.cleanup_thread)();
-        (library.jobs.free)(ctx);
+        loops::crowd_finish(library, ctx, jobs, count);
+        (library.cleanup_thread)();
+        (library.free)(ctx);
         [make, finish, again]
     }
 }
 
 /// Bytes that are resident, and those of page tables.
 fn memory() -> io::Result<[f64; 2]> {
-    let status = Process::myself()
-        .and_then(|process| process.status())
-        .map_err(io::Error::other)?;
+    let status = Process::myself().and_then(|process| process.status());
+    let status = status.map_err(io::Error::other)?;
     let bytes = |kib: Option<u64>| {
         kib.map(|kib| (kib << 10) as f64)
             .ok_or(io::ErrorKind::Unsupported)

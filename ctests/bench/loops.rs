@@ -21,8 +21,8 @@ unsafe extern "C" {
     pub fn current_job_in_job(lib: &Async, count: usize) -> f64;
     pub fn pause_outside(lib: &Async, count: usize) -> f64;
     pub fn wait_ctx_life(lib: &Async, count: usize) -> f64;
-    pub fn crowd_start(lib: &Async, ctx: Pointer, jobs: *mut Pointer, count: usize) -> f64;
-    pub fn crowd_finish(lib: &Async, ctx: Pointer, jobs: *mut Pointer, count: usize) -> f64;
+    pub fn crowd_start(lib: &Async, ctx: Pointer, jobs: *mut Pointer, count: usize);
+    pub fn crowd_finish(lib: &Async, ctx: Pointer, jobs: *mut Pointer, count: usize);
 
     pub fn ten_deep(call: extern "C" fn(*mut c_void) -> c_long, arg: *mut c_void) -> c_long;
     pub fn behind_two(

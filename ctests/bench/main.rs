@@ -1,6 +1,7 @@
 //! Measures rsasync and libcrypto in one run, in turn: `make bench`.
 
 mod calls;
+mod clock;
 mod crowd;
 mod loops;
 mod measure;
@@ -88,7 +89,12 @@ fn measure_part(part: &Part) -> Outcome {
             beside,
         } => {
             let _beside = beside.as_deref().map(Loaded::load).transpose()?;
-            crowd::serve(&Loaded::load(library)?, *jobs, *threads)?;
+            let plan = Plan {
+                jobs: *jobs,
+                threads: *threads,
+                rounds: 1,
+            };
+            crowd::serve(&Loaded::load(library)?, &plan)?;
         }
     }
     Ok(())
@@ -105,6 +111,7 @@ fn compare(arguments: &Arguments) -> Outcome {
     if libcrypto.jobs.start_job as usize == rsasync.jobs.start_job as usize {
         return Err("both libraries are the same".into());
     }
+    let machine = report::machine(&libcrypto)?;
     let alone = RefCell::new(Alone::new(&arguments.rsasync)?);
     let progress = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{wide_bar} {pos}/{len} {elapsed} {msg:40}",
@@ -125,7 +132,7 @@ fn compare(arguments: &Arguments) -> Outcome {
     let mut plans = crowd::plans(arguments.quick);
     plans.retain(|plan| wanted(&plan.title()));
     progress.set_position(0);
-    progress.set_length(plans.iter().map(Plan::rounds).sum());
+    progress.set_length(plans.iter().map(|plan| plan.rounds).sum());
     let files = Files {
         rsasync: &arguments.rsasync,
         libcrypto: &arguments.libcrypto,
@@ -150,7 +157,7 @@ fn compare(arguments: &Arguments) -> Outcome {
             rows: speedups,
         },
         crowds,
-        version: libcrypto.version.unwrap_or_default(),
+        machine,
     };
     results.report()
 }

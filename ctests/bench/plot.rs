@@ -143,7 +143,7 @@ pub fn by_size(crowds: &[(Plan, Section)], threads: usize, rows: &[&str]) -> Plo
                 .caption(format!("{name}, {unit}"), text(15))
                 .x_label_area_size(40)
                 .y_label_area_size(50)
-                .build_cartesian_2d((least..most * 1.2).log_scale(), 0.0..top * 1.25)?;
+                .build_cartesian_2d((least..most * 1.2).log_scale(), 0.0..top * 1.4)?;
             chart
                 .configure_mesh()
                 .light_line_style(TRANSPARENT)
@@ -175,7 +175,9 @@ pub fn by_size(crowds: &[(Plan, Section)], threads: usize, rows: &[&str]) -> Plo
                     PathElement::new([(*size, lower), (*size, upper)], colour.stroke_width(2))
                 }))?;
             }
-            legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
+            if name == &rows[0] {
+                legend(&mut chart, SeriesLabelPosition::UpperLeft)?;
+            }
         }
         area.present()?;
     }

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
-use procfs::{CpuInfo, Current};
+use procfs::{CpuInfo, Current, LoadAverage};
 
 use crate::crowd::Plan;
+use crate::loops::Loaded;
 use crate::measure::Section;
 use crate::plot;
 use crate::table::{Table, verdict};
@@ -16,8 +17,22 @@ pub struct Results {
     pub calls: Section,
     pub speedups: Section,
     pub crowds: Vec<(Plan, Section)>,
-    /// Of libcrypto.
-    pub version: String,
+    /// What they were found on.
+    pub machine: String,
+}
+
+/// This machine, and how busy it is: what else runs here disturbs.
+pub fn machine(libcrypto: &Loaded) -> Outcome<String> {
+    let cpus = CpuInfo::current()?;
+    let model = cpus.model_name(0).unwrap_or("unknown processor");
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let version = libcrypto.version.as_deref().unwrap_or("no OpenSSL");
+    let load = LoadAverage::current()?.one;
+    Ok(format!(
+        "{model}, {} of them; Linux {}; {version}; load at the start {load}",
+        cpus.num_cores(),
+        kernel.trim(),
+    ))
 }
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -35,10 +50,11 @@ impl Results {
         fs::create_dir_all(DIRECTORY)?;
         let directory = fs::canonicalize(DIRECTORY)?;
         self.write_raw(&directory.join("raw.csv"))?;
-        let (machine, report) = (self.machine()?, directory.join("report.html"));
-        fs::write(&report, self.page(&machine)?.into_string())?;
+        let report = directory.join("report.html");
+        fs::write(&report, self.page()?.into_string())?;
         println!(
-            "\n{machine}\nplots, tables and raw numbers: {}\n{}",
+            "\n±: half the distance of the quartiles\n{}\nplots, tables and raw numbers: {}\n{}",
+            self.machine,
             report.display(),
             verdict(&self.sections())
         );
@@ -50,18 +66,6 @@ impl Results {
         let crowds = self.crowds.iter().map(|(_, section)| section);
         let all = [&self.calls, &self.speedups].into_iter().chain(crowds);
         all.filter(|section| !section.rows.is_empty()).collect()
-    }
-
-    fn machine(&self) -> Outcome<String> {
-        let cpus = CpuInfo::current()?;
-        let model = cpus.model_name(0).unwrap_or("unknown processor").to_owned();
-        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-        Ok(format!(
-            "{model}, {} at once; Linux {}; {}",
-            cpus.num_cores(),
-            kernel.trim(),
-            self.version
-        ))
     }
 
     /// A line for each measurement.
@@ -88,7 +92,7 @@ impl Results {
         Ok(())
     }
 
-    fn page(&self, machine: &str) -> Outcome<Markup> {
+    fn page(&self) -> Outcome<Markup> {
         let mut plots = Vec::new();
         if !self.calls.rows.is_empty() {
             plots.push(("Calls".to_owned(), plot::bars(&self.calls)?));
@@ -120,7 +124,7 @@ impl Results {
                 }
                 body {
                     h1 { "rsasync and libcrypto: what each call costs" }
-                    p { (machine) }
+                    p { (self.machine) }
                     pre { (verdict(&self.sections())) }
                     p {
                         "Medians of many rounds, in which all are measured in turn; ± is half the distance "

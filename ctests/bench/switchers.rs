@@ -3,22 +3,18 @@
 
 use std::ffi::{c_long, c_void};
 use std::mem;
-use std::time::Instant;
 
 use context::stack::ProtectedFixedSizeStack;
 use context::{Context, Transfer};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 
+use crate::clock::Clock;
 use crate::loops::{behind_two, ten_deep};
 
 /// Nanoseconds for each of so many calls.
 fn timed(count: usize, mut call: impl FnMut()) -> f64 {
-    let began = Instant::now();
-    for _ in 0..count {
-        call();
-    }
-    began.elapsed().as_nanos() as f64 / count as f64
+    Clock::Processor.each(count, || (0..count).for_each(|_| call()))
 }
 
 /// There and back.
