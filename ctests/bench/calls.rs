@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Barrier;
 use std::thread;
 
-use crate::clock::Clock;
+use crate::clock;
 use crate::loops::{self, Loaded, Loop};
 use crate::measure::{Bar, Contest, Measure, Row, Side, Unit};
 use crate::switchers;
@@ -206,7 +206,7 @@ fn rate(library: &Loaded, run: Loop, count: usize, threads: usize) -> f64 {
         let turns = |count| unsafe { run(&library.jobs, count) };
         turns(count / 10 + 1); // what a thread's first job costs is not meant
         barrier.wait();
-        Clock::Wall.each(count, || {
+        clock::each(count, || {
             turns(count);
         })
     };

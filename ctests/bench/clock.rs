@@ -1,34 +1,25 @@
-//! How long something takes.
+//! How long something takes a thread, on a machine that does other things as well.
 
-use std::time::Duration;
+use std::fs;
+use std::time::{Duration, Instant};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Clock {
-    /// Of this thread alone: what else the machine does meanwhile is not counted.
-    Processor,
-    /// On the wall: where threads may wait for each other.
-    Wall,
+/// Nanoseconds for each of so many turns, which `work` takes: from beginning to end, waiting for
+/// other threads included, but for the time when the thread could have gone on and others had the
+/// processors.
+pub fn each(turns: usize, work: impl FnOnce()) -> f64 {
+    let (delay, began) = (delay(), Instant::now());
+    work();
+    let took = began.elapsed();
+    let disturbed = self::delay().saturating_sub(delay);
+    took.saturating_sub(disturbed).as_nanos() as f64 / turns as f64
 }
 
-impl Clock {
-    fn now(self) -> Duration {
-        let clock = match self {
-            Self::Processor => libc::CLOCK_THREAD_CPUTIME_ID,
-            Self::Wall => libc::CLOCK_MONOTONIC,
-        };
-        let mut time = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        // SAFETY: it may be written.
-        unsafe { libc::clock_gettime(clock, &mut time) };
-        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-    }
-
-    /// Nanoseconds for each of so many turns, which `work` takes.
-    pub fn each(self, turns: usize, work: impl FnOnce()) -> f64 {
-        let began = self.now();
-        work();
-        (self.now() - began).as_nanos() as f64 / turns as f64
-    }
+/// How long this thread was ready to run and did not, since it began; 0 if the kernel doesn't say.
+fn delay() -> Duration {
+    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let delay = schedstat
+        .split(' ')
+        .nth(1)
+        .and_then(|delay| delay.parse().ok());
+    Duration::from_nanos(delay.unwrap_or(0))
 }

@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use procfs::process::Process;
 use procfs::{Current, Meminfo};
 
-use crate::clock::Clock;
+use crate::clock;
 use crate::loops::{self, Loaded};
 use crate::measure::{Bar, Row, Section, Side, Unit};
 use crate::number::thousands;
@@ -179,27 +179,17 @@ pub fn serve(library: &Loaded, plan: &Plan) -> io::Result<()> {
     // In a virtual machine the first use of a page may cost more than all the rest. So the
     // kernel gets pages, and gives them back, before anything is measured.
     drop(hint::black_box(vec![1_u8; plan.memory()]));
-    // Threads may have to wait for each other, in the kernel too; one alone doesn't.
-    let clock = if plan.threads == 1 {
-        Clock::Processor
-    } else {
-        Clock::Wall
-    };
     // What a library sets up once is not to be counted.
-    measure_thread(library, 1, clock, &Barrier::new(1), &mut || ());
+    measure_thread(library, 1, &Barrier::new(1), &mut || ());
     let barrier = Barrier::new(plan.threads);
     let mut looks = Vec::new();
     let times = thread::scope(|scope| {
         // This thread has a crowd too: malloc serves it otherwise than those that come later.
         let others: Vec<_> = (1..plan.threads)
-            .map(|_| {
-                scope.spawn(|| measure_thread(library, plan.jobs, clock, &barrier, &mut || ()))
-            })
+            .map(|_| scope.spawn(|| measure_thread(library, plan.jobs, &barrier, &mut || ())))
             .collect();
         let mut look = || looks.push((memory(), library.stats()));
-        let mut times = vec![measure_thread(
-            library, plan.jobs, clock, &barrier, &mut look,
-        )];
+        let mut times = vec![measure_thread(library, plan.jobs, &barrier, &mut look)];
         times.extend(
             others
                 .into_iter()
@@ -228,7 +218,6 @@ pub fn serve(library: &Loaded, plan: &Plan) -> io::Result<()> {
 fn measure_thread(
     library: &Loaded,
     count: usize,
-    clock: Clock,
     barrier: &Barrier,
     look: &mut dyn FnMut(),
 ) -> [f64; 3] {
@@ -240,13 +229,13 @@ fn measure_thread(
         barrier.wait();
         look();
         barrier.wait();
-        let make = clock.each(count, || loops::crowd_start(library, ctx, jobs, count));
+        let make = clock::each(count, || loops::crowd_start(library, ctx, jobs, count));
         barrier.wait();
         look();
         barrier.wait();
-        let finish = clock.each(count, || loops::crowd_finish(library, ctx, jobs, count));
+        let finish = clock::each(count, || loops::crowd_finish(library, ctx, jobs, count));
         barrier.wait();
-        let again = clock.each(count, || loops::crowd_start(library, ctx, jobs, count));
+        let again = clock::each(count, || loops::crowd_start(library, ctx, jobs, count));
         barrier.wait();
         loops::crowd_finish(library, ctx, jobs, count);
         (library.cleanup_thread)();

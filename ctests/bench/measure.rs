@@ -138,9 +138,6 @@ impl Summary {
     /// The distance of the quartiles, in percent of the median.
     pub fn spread(&self) -> f64 {
         let [lower, upper] = self.quartiles;
-        if upper == lower {
-            return 0.0;
-        }
         (upper - lower) / self.median * 100.0
     }
 }

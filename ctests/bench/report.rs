@@ -161,7 +161,7 @@ fn html_table(Table(rows): &Table) -> Markup {
 }
 
 const STYLE: &str = "
-body { font: 15px/1.5 sans-serif; color: #1e293b; max-width: 1000px; margin: 2em auto; padding: 0 1em }
+body { font: 15px/1.5 sans-serif; color: #1e293b; max-width: 1100px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.6em } h2 { font-size: 1.15em; margin-top: 2em }
 pre { background: #f1f5f9; padding: .8em 1em; white-space: pre-wrap }
 svg { max-width: 100%; height: auto }

@@ -9,12 +9,12 @@ use context::{Context, Transfer};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 
-use crate::clock::Clock;
+use crate::clock;
 use crate::loops::{behind_two, ten_deep};
 
 /// Nanoseconds for each of so many calls.
 fn timed(count: usize, mut call: impl FnMut()) -> f64 {
-    Clock::Processor.each(count, || (0..count).for_each(|_| call()))
+    clock::each(count, || (0..count).for_each(|_| call()))
 }
 
 /// There and back.

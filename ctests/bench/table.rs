@@ -9,13 +9,14 @@ use crate::number::number;
 const NOTHING: &str = "";
 
 fn cell(row: &Row, side: Side) -> String {
-    row.summary(side).map_or(NOTHING.to_owned(), |summary| {
-        format!(
-            "{} ±{:2.0} %",
-            number(summary.median),
-            summary.spread() / 2.0
-        )
-    })
+    let Some(summary) = row.summary(side) else {
+        return NOTHING.to_owned();
+    };
+    let median = number(summary.median);
+    match summary.quartiles {
+        [lower, upper] if lower == upper => median,
+        _ => format!("{median} ±{:2.0} %", summary.spread() / 2.0),
+    }
 }
 
 fn bar(bar: Bar) -> String {
