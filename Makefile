@@ -47,8 +47,8 @@ test:
 	@sh ctests/needs
 	$(CARGO) test --quiet
 
-# What each call costs, of rsasync and of libcrypto in turn. FLAGS go to the benchmark: --quick, and
-# names of the rows that are wanted; it tells more by --help.
+# What each call costs, of rsasync and of libcrypto in turn; plots and raw numbers are in
+# target/bench. FLAGS go to the benchmark: --quick, and words of the rows that are wanted.
 bench: library
 	@sh ctests/needs
 	$(CARGO) build --release --quiet -p ctests --bin bench

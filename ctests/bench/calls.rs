@@ -185,7 +185,7 @@ pub fn two_threads<'a>(libcrypto: &'a Loaded, rsasync: &'a Loaded) -> Vec<Contes
         };
         Contest {
             row: Row::new(
-                format!("{name}: two threads' throughput by one's"),
+                format!("{name} in two threads"),
                 Unit::Times,
                 Some(Bar::AtLeast(1.9)),
             ),

@@ -33,7 +33,7 @@ struct Arguments {
     /// Fewer rounds, and smaller crowds
     #[arg(long)]
     quick: bool,
-    /// Only rows whose names contain one of these, and crowds whose titles do
+    /// Only rows and crowds whose names contain one of these
     rows: Vec<String>,
     /// The libcrypto to compare with
     #[arg(long, default_value = "libcrypto.so")]

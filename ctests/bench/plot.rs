@@ -45,7 +45,7 @@ pub fn bars(section: &Section) -> Plot {
         .fold(0.0, f64::max);
     let mut svg = String::new();
     {
-        let size = (960, HEIGHT * rows.len() as u32 + 80);
+        let size = (1060, HEIGHT * rows.len() as u32 + 80);
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin(10)
@@ -115,7 +115,7 @@ pub fn by_size(crowds: &[(Plan, Section)], threads: usize, rows: &[&str]) -> Plo
         |section: &'_ Section, name: &str| section.rows.iter().position(|row| row.name == name);
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, (960, 340)).into_drawing_area();
+        let area = SVGBackend::with_string(&mut svg, (1060, 340)).into_drawing_area();
         for (panel, name) in area.split_evenly((1, rows.len())).iter().zip(rows) {
             let measured: Vec<(f64, &Row)> = crowds
                 .iter()
@@ -140,6 +140,7 @@ pub fn by_size(crowds: &[(Plan, Section)], threads: usize, rows: &[&str]) -> Plo
             let unit = measured.first().map_or("", |(_, row)| row.unit.name());
             let mut chart = ChartBuilder::on(panel)
                 .margin(10)
+                .margin_right(30)
                 .caption(format!("{name}, {unit}"), text(15))
                 .x_label_area_size(40)
                 .y_label_area_size(50)
