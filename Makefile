@@ -13,7 +13,7 @@ STATIC  := target/static/librsasync.a
 DEMO    := target/demo
 SOAK    := target/soak
 
-.PHONY: all library demo test fuzz soak matrix install headers clean
+.PHONY: all library demo test bench fuzz soak matrix install headers clean
 
 all: library $(STATIC)
 
@@ -46,6 +46,13 @@ demo: library
 test:
 	@sh ctests/needs
 	$(CARGO) test --quiet
+
+# What each call costs, of rsasync and of libcrypto in turn; plots and raw numbers are in
+# target/bench. FLAGS go to the benchmark: --quick, and words of the rows that are wanted.
+bench: library
+	@sh ctests/needs
+	$(CARGO) build --release --quiet -p ctests --bin bench
+	target/release/bench $(FLAGS)
 
 # Random work of everything in eight threads, for SECONDS (60 if not given).
 soak: library

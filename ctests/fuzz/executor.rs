@@ -13,8 +13,10 @@ use std::ptr;
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 
+use checks::functions::{CallbackFn, Callbacks, Pointer};
+
 use crate::event::{Ctx, Event, Job, UNTOUCHED};
-use crate::library::{CallbackFn, Functions, Pointer};
+use crate::library::Functions;
 use crate::program::{self, Args, CONTEXTS, Cleanup, Null, Op, Slot, Step, THREADS, VARIABLES};
 use crate::trace::Trace;
 
@@ -598,7 +600,7 @@ unsafe fn take_with_context(step: usize, op: Op) {
 
 /// # Safety
 /// As for [`take`].
-unsafe fn take_with_callbacks(step: usize, op: Op, callbacks: &crate::library::Callbacks) {
+unsafe fn take_with_callbacks(step: usize, op: Op, callbacks: &Callbacks) {
     // SAFETY: the caller's promise; outputs are places of ours.
     unsafe {
         match op {

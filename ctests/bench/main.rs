@@ -1,0 +1,163 @@
+//! Measures rsasync and libcrypto in one run, in turn: `make bench`.
+
+mod calls;
+mod clock;
+mod crowd;
+mod loops;
+mod measure;
+mod number;
+mod plot;
+mod report;
+mod switchers;
+mod table;
+
+use std::cell::RefCell;
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use calls::Alone;
+use crowd::{Files, Plan};
+use loops::Loaded;
+use measure::{Contest, Section};
+use report::Results;
+
+/// Measures rsasync and libcrypto in one run, in turn
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    /// Fewer rounds, and smaller crowds
+    #[arg(long)]
+    quick: bool,
+    /// Only rows and crowds whose names contain one of these
+    rows: Vec<String>,
+    /// The libcrypto to compare with
+    #[arg(long, default_value = "libcrypto.so")]
+    libcrypto: PathBuf,
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/librsasync.so"))]
+    rsasync: PathBuf,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+/// What is measured in a process of its own.
+#[derive(Subcommand)]
+enum Part {
+    /// Single calls, as asked for on standard input
+    #[command(hide = true)]
+    MeasureCalls { library: PathBuf },
+    /// A crowd
+    #[command(hide = true)]
+    MeasureCrowd {
+        jobs: usize,
+        threads: usize,
+        library: PathBuf,
+        /// Another library, which is loaded before
+        #[arg(long)]
+        beside: Option<PathBuf>,
+    },
+}
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match &arguments.part {
+        None => compare(&arguments),
+        Some(part) => measure_part(part),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure_part(part: &Part) -> Outcome {
+    match part {
+        Part::MeasureCalls { library } => calls::serve(&Loaded::load(library)?)?,
+        Part::MeasureCrowd {
+            jobs,
+            threads,
+            library,
+            beside,
+        } => {
+            let _beside = beside.as_deref().map(Loaded::load).transpose()?;
+            let plan = Plan {
+                jobs: *jobs,
+                threads: *threads,
+                rounds: 1,
+            };
+            crowd::serve(&Loaded::load(library)?, &plan)?;
+        }
+    }
+    Ok(())
+}
+
+fn compare(arguments: &Arguments) -> Outcome {
+    let wanted = |name: &str| {
+        let words = &arguments.rows;
+        words.is_empty() || words.iter().any(|word| name.contains(word))
+    };
+    // libcrypto first: rsasync looks for one when its first job is started.
+    let libcrypto = Loaded::load(&arguments.libcrypto)?;
+    let rsasync = Loaded::load(&arguments.rsasync)?;
+    if libcrypto.jobs.start_job as usize == rsasync.jobs.start_job as usize {
+        return Err("both libraries are the same".into());
+    }
+    let machine = report::machine(&libcrypto)?;
+    let alone = RefCell::new(Alone::new(&arguments.rsasync)?);
+    let progress = ProgressBar::new(0).with_style(ProgressStyle::with_template(
+        "{wide_bar} {pos}/{len} {elapsed} {msg:40}",
+    )?);
+
+    let only_wanted = |mut contests: Vec<Contest<'_>>, rounds, milliseconds| {
+        contests.retain(|contest| wanted(&contest.row.name));
+        let moment = Duration::from_millis(milliseconds);
+        measure::rounds(contests, rounds, moment, &progress)
+    };
+    let rounds = if arguments.quick { 31 } else { 101 };
+    let calls = Section {
+        title: "Calls".to_owned(),
+        rows: only_wanted(calls::contests(&libcrypto, &rsasync, &alone), rounds, 5),
+    };
+    let mut speedups = only_wanted(calls::two_threads(&libcrypto, &rsasync), rounds / 3, 60);
+
+    let mut plans = crowd::plans(arguments.quick);
+    plans.retain(|plan| wanted(&plan.title()));
+    progress.set_position(0);
+    progress.set_length(plans.iter().map(|plan| plan.rounds).sum());
+    let files = Files {
+        rsasync: &arguments.rsasync,
+        libcrypto: &arguments.libcrypto,
+    };
+    let crowds: Vec<_> = plans
+        .into_iter()
+        .map(|plan| {
+            let crowd = crowd::measure(&plan, files, &progress);
+            (plan, crowd)
+        })
+        .collect();
+    for (plan, one) in &crowds {
+        for (_, two) in crowds.iter().filter(|(other, _)| plan.is_half_of(other)) {
+            speedups.extend(crowd::speedups(plan, one, two));
+        }
+    }
+    progress.finish_and_clear();
+    let results = Results {
+        calls,
+        speedups: Section {
+            title: "Two threads at once: their throughput by that of one".to_owned(),
+            rows: speedups,
+        },
+        crowds,
+        machine,
+    };
+    results.report()
+}

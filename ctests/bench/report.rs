@@ -1,0 +1,172 @@
+//! The report: all that was found, printed and as files in target/bench.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+use procfs::{CpuInfo, Current, LoadAverage};
+
+use crate::crowd::Plan;
+use crate::loops::Loaded;
+use crate::measure::Section;
+use crate::plot;
+use crate::table::{Table, verdict};
+
+pub struct Results {
+    pub calls: Section,
+    pub speedups: Section,
+    pub crowds: Vec<(Plan, Section)>,
+    /// What they were found on.
+    pub machine: String,
+}
+
+/// This machine, and how busy it is: what else runs here disturbs.
+pub fn machine(libcrypto: &Loaded) -> Outcome<String> {
+    let cpus = CpuInfo::current()?;
+    let model = cpus.model_name(0).unwrap_or("unknown processor");
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let version = libcrypto.version.as_deref().unwrap_or("no OpenSSL");
+    let load = LoadAverage::current()?.one;
+    Ok(format!(
+        "{model}, {} of them; Linux {}; {version}; load at the start {load}",
+        cpus.num_cores(),
+        kernel.trim(),
+    ))
+}
+
+type Outcome<T = ()> = Result<T, Box<dyn Error>>;
+
+/// Where the report goes.
+const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench");
+
+impl Results {
+    /// Prints tables and writes the files.
+    pub fn report(&self) -> Outcome {
+        for section in self.sections() {
+            println!("\n{}", section.title);
+            Table::of(section).print();
+        }
+        fs::create_dir_all(DIRECTORY)?;
+        let directory = fs::canonicalize(DIRECTORY)?;
+        self.write_raw(&directory.join("raw.csv"))?;
+        let report = directory.join("report.html");
+        fs::write(&report, self.page()?.into_string())?;
+        println!(
+            "\n±: half the distance of the quartiles\n{}\nplots, tables and raw numbers: {}\n{}",
+            self.machine,
+            report.display(),
+            verdict(&self.sections())
+        );
+        Ok(())
+    }
+
+    /// Those that have rows.
+    fn sections(&self) -> Vec<&Section> {
+        let crowds = self.crowds.iter().map(|(_, section)| section);
+        let all = [&self.calls, &self.speedups].into_iter().chain(crowds);
+        all.filter(|section| !section.rows.is_empty()).collect()
+    }
+
+    /// A line for each measurement.
+    fn write_raw(&self, path: &Path) -> Outcome {
+        let mut raw = csv::Writer::from_path(path)?;
+        raw.write_record(["section", "row", "unit", "who", "round", "value"])?;
+        for section in self.sections() {
+            for row in &section.rows {
+                for (side, values) in &row.values {
+                    for (round, value) in values.iter().enumerate() {
+                        raw.serialize((
+                            &section.title,
+                            &row.name,
+                            row.unit.name(),
+                            side.name(),
+                            round,
+                            value,
+                        ))?;
+                    }
+                }
+            }
+        }
+        raw.flush()?;
+        Ok(())
+    }
+
+    fn page(&self) -> Outcome<Markup> {
+        let mut plots = Vec::new();
+        if !self.calls.rows.is_empty() {
+            plots.push(("Calls".to_owned(), plot::bars(&self.calls)?));
+        }
+        for (threads, words) in [(1, "one thread"), (2, "each of two threads at once")] {
+            if self
+                .crowds
+                .iter()
+                .filter(|(plan, _)| plan.threads == threads)
+                .count()
+                < 2
+            {
+                continue; // no line
+            }
+            let of = |what: &str, rows: &[&str]| {
+                let title = format!("{what} of each paused job, by how many there are in {words}");
+                Ok::<_, Box<dyn Error>>((title, plot::by_size(&self.crowds, threads, rows)?))
+            };
+            plots.push(of("Time", &crate::crowd::TIMES)?);
+            plots.push(of("Memory", &crate::crowd::MEMORY)?);
+        }
+        Ok(html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    title { "rsasync: what it costs" }
+                    style { (PreEscaped(STYLE)) }
+                }
+                body {
+                    h1 { "rsasync and libcrypto: what each call costs" }
+                    p { (self.machine) }
+                    pre { (verdict(&self.sections())) }
+                    p {
+                        "Medians of many rounds, in which all are measured in turn; ± is half the distance "
+                        "of the quartiles. The ratio is libcrypto's by rsasync's: above 1 rsasync is cheaper. "
+                        "All numbers: " a href="raw.csv" { "raw.csv" } "."
+                    }
+                    @for (title, svg) in &plots {
+                        h2 { (title) }
+                        (PreEscaped(svg))
+                    }
+                    @for section in self.sections() {
+                        h2 { (section.title) }
+                        (html_table(&Table::of(section)))
+                    }
+                }
+            }
+        })
+    }
+}
+
+fn html_table(Table(rows): &Table) -> Markup {
+    html! {
+        table {
+            @for (number, row) in rows.iter().enumerate() {
+                tr {
+                    @for cell in row {
+                        @if number == 0 { th { (cell) } }
+                        @else { td.no[cell == "NO"] { (cell) } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+const STYLE: &str = "
+body { font: 15px/1.5 sans-serif; color: #1e293b; max-width: 1100px; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.6em } h2 { font-size: 1.15em; margin-top: 2em }
+pre { background: #f1f5f9; padding: .8em 1em; white-space: pre-wrap }
+svg { max-width: 100%; height: auto }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: .25em .8em; border-bottom: 1px solid #e2e8f0; white-space: nowrap }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+td.no { color: #b91c1c; font-weight: bold }
+";

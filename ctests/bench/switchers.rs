@@ -1,0 +1,134 @@
+//! The floor, which is the `context` crate's bare jump, and the best of the other switchers,
+//! the crate `corosensei`.
+
+use std::ffi::{c_long, c_void};
+use std::mem;
+
+use context::stack::ProtectedFixedSizeStack;
+use context::{Context, Transfer};
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult};
+
+use crate::clock;
+use crate::loops::{behind_two, ten_deep};
+
+/// Nanoseconds for each of so many calls.
+fn timed(count: usize, mut call: impl FnMut()) -> f64 {
+    clock::each(count, || (0..count).for_each(|_| call()))
+}
+
+/// There and back.
+pub fn jump(count: usize) -> f64 {
+    extern "C" fn other_side(first: Transfer) -> ! {
+        let mut back = first.context;
+        loop {
+            // SAFETY: the side that came is gone back to once.
+            back = unsafe { back.resume(0) }.context;
+        }
+    }
+    let stack = ProtectedFixedSizeStack::default();
+    // SAFETY: the stack lives longer than the context; each context is used once.
+    unsafe {
+        let mut there = Some(Context::new(&stack, other_side));
+        timed(count, || {
+            there = there.take().map(|there| there.resume(0).context);
+        })
+    }
+}
+
+/// The same behind two C functions, on both sides.
+pub fn jump_behind_two(count: usize) -> f64 {
+    extern "C" fn jump(to: *mut c_void) -> *mut c_void {
+        // SAFETY: a Context is a pointer, by its `repr(C)`.
+        unsafe {
+            let to = mem::transmute::<*mut c_void, Context>(to);
+            mem::transmute::<Context, *mut c_void>(to.resume(0).context)
+        }
+    }
+    extern "C" fn other_side(first: Transfer) -> ! {
+        // SAFETY: as above; the side that came is gone back to once.
+        unsafe {
+            let mut back = mem::transmute::<Context, *mut c_void>(first.context);
+            loop {
+                back = behind_two(jump, back);
+            }
+        }
+    }
+    let stack = ProtectedFixedSizeStack::default();
+    // SAFETY: the stack lives longer than the context; each context is used once.
+    unsafe {
+        let mut there = mem::transmute::<Context, *mut c_void>(Context::new(&stack, other_side));
+        timed(count, || there = behind_two(jump, there))
+    }
+}
+
+/// The stack is used again.
+fn start_corosensei(stack: &mut Option<DefaultStack>) {
+    let mut coroutine = Coroutine::with_stack(stack.take().expect("it is put back"), |_, ()| ());
+    let CoroutineResult::<(), ()>::Return(()) = coroutine.resume(()) else {
+        unreachable!()
+    };
+    *stack = Some(coroutine.into_stack());
+}
+
+pub fn corosensei_start_finish(count: usize) -> f64 {
+    let mut stack = Some(DefaultStack::default());
+    timed(count, || start_corosensei(&mut stack))
+}
+
+pub fn corosensei_start_finish_ten_deep(count: usize) -> f64 {
+    extern "C" fn start(stack: *mut c_void) -> c_long {
+        // SAFETY: it is the stack below, which nobody else uses.
+        start_corosensei(unsafe { &mut *stack.cast() });
+        1
+    }
+    let mut stack = Some(DefaultStack::default());
+    let stack = (&raw mut stack).cast();
+    timed(count, || {
+        // SAFETY: the function takes what it is given.
+        unsafe { ten_deep(start, stack) };
+    })
+}
+
+/// What a coroutine is resumed with: whether that was the last time.
+type Resumed = Coroutine<bool, (), ()>;
+type Yielder = corosensei::Yielder<bool, ()>;
+
+pub fn corosensei_resume_suspend(count: usize) -> f64 {
+    let mut coroutine = Resumed::new(|yielder, _| while !yielder.suspend(()) {});
+    coroutine.resume(false);
+    let took = timed(count, || {
+        coroutine.resume(false);
+    });
+    coroutine.resume(true);
+    took
+}
+
+pub fn corosensei_resume_suspend_ten_deep(count: usize) -> f64 {
+    extern "C" fn resume(coroutine: *mut c_void) -> c_long {
+        // SAFETY: it is the coroutine below, which nobody else uses.
+        let coroutine = unsafe { &mut *coroutine.cast::<Resumed>() };
+        coroutine.resume(false);
+        1
+    }
+    extern "C" fn suspend(yielder: *mut c_void) -> c_long {
+        // SAFETY: it is the running coroutine's.
+        let yielder = unsafe { &*yielder.cast::<Yielder>() };
+        yielder.suspend(()).into()
+    }
+    let mut coroutine = Resumed::new(|yielder: &Yielder, _| {
+        let yielder = (&raw const *yielder).cast_mut().cast();
+        // SAFETY: the function takes what it is given.
+        let suspend = || unsafe { ten_deep(suspend, yielder) };
+        let not_the_last = suspend();
+        while suspend() == not_the_last {}
+    });
+    coroutine.resume(false);
+    let this = (&raw mut coroutine).cast();
+    let took = timed(count, || {
+        // SAFETY: the function takes what it is given.
+        unsafe { ten_deep(resume, this) };
+    });
+    coroutine.resume(true);
+    took
+}
