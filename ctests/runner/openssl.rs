@@ -215,11 +215,13 @@ fn platform() -> &'static str {
     }
 }
 
+/// One after the other: 1.1.1 gives each target a make of its own, and two of them would write
+/// the same files.
 fn make(tree: &Path, targets: &[&str]) -> Result<(), Failed> {
     let jobs = thread::available_parallelism().map_or(1, usize::from);
     let jobs = format!("-j{jobs}");
-    let arguments = [&["-s", &jobs], targets].concat();
-    run_in(tree, "make", &arguments)
+    let mut targets = targets.iter();
+    targets.try_for_each(|target| run_in(tree, "make", &["-s", &jobs, target]))
 }
 
 /// Links lib`name`.so from lib`name`.a as OpenSSL would, with its public functions only.
