@@ -4,4 +4,5 @@ pub mod chapters;
 pub mod check;
 pub mod openssl;
 pub mod programs;
+pub mod sanitizer;
 pub mod stage;
