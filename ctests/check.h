@@ -14,8 +14,9 @@
  *   asan        the same, built by clang with AddressSanitizer and UBSan
  *   tsan        the same, built by clang with ThreadSanitizer
  *
- * `libcrypto` proves that a case tests OpenSSL's contract and not our idea of it. Two macros tell the ways apart at compile time: WITH_LIBCRYPTO (all but
- * `alone`), ON_LIBCRYPTO (OpenSSL's header: `preloaded` and `libcrypto`).
+ * `libcrypto` proves that a case tests OpenSSL's contract and not our idea of it. Two
+ * macros tell the ways apart at compile time: WITH_LIBCRYPTO (all but `alone`),
+ * ON_LIBCRYPTO (OpenSSL's header: `preloaded` and `libcrypto`).
  *
  * The matrix (matrix.rs) does the same with other versions of OpenSSL, but for the last three.
  */

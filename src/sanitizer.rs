@@ -101,7 +101,7 @@ impl FarSide {
             if let Some(unpoison) = found().unpoison {
                 unpoison(bottom, size);
             }
-            self.keep();
+            add_root(bottom, size);
             if let Some(create) = found().create_fiber
                 && self.fibre.get().is_null()
             {
@@ -117,7 +117,6 @@ impl FarSide {
         // the next thing to happen is the switch.
         unsafe {
             if let Some(start_switch) = found().start_switch {
-                self.let_go();
                 let keep = if for_good {
                     ptr::null_mut()
                 } else {
@@ -136,27 +135,30 @@ impl FarSide {
     /// not.
     pub fn arrive(&self, away: Away, far_side_ended: bool) {
         if let Some(finish_switch) = found().finish_switch {
+            let (own_bottom, own_size) = (self.bottom.get(), self.size.get());
             // SAFETY: the function is AddressSanitizer's, `away` what it kept of this side.
             unsafe { finish_switch(away.0, self.bottom.as_ptr(), self.size.as_ptr()) };
             if !far_side_ended {
-                self.keep();
+                add_root(self.bottom.get(), self.size.get());
             }
+            remove_root(own_bottom, own_size);
         }
     }
+}
 
-    /// While nothing runs on the far side's stack, what is pointed to from there is no leak.
-    fn keep(&self) {
-        if let Some(add_root) = found().add_root {
-            // SAFETY: the function is LeakSanitizer's, and reads only what is mapped.
-            unsafe { add_root(self.bottom.get(), self.size.get()) };
-        }
+/// LeakSanitizer looks for pointers on the stacks that threads are on. Those on which nothing
+/// runs it must be told of.
+fn add_root(bottom: *const c_void, size: usize) {
+    if let Some(add_root) = found().add_root {
+        // SAFETY: the function is LeakSanitizer's, and reads only what is mapped.
+        unsafe { add_root(bottom, size) };
     }
+}
 
-    fn let_go(&self) {
-        if let Some(remove_root) = found().remove_root {
-            // SAFETY: the function is LeakSanitizer's, and knows that root from `keep`.
-            unsafe { remove_root(self.bottom.get(), self.size.get()) };
-        }
+fn remove_root(bottom: *const c_void, size: usize) {
+    if let Some(remove_root) = found().remove_root {
+        // SAFETY: the function is LeakSanitizer's, and was told of that by `add_root`.
+        unsafe { remove_root(bottom, size) };
     }
 }
 

@@ -39,7 +39,7 @@ impl Sanitizer {
             Self::Address => command
                 .env(
                     "ASAN_OPTIONS",
-                    format!("{both}:detect_leaks=1:detect_stack_use_after_return=1"),
+                    format!("{both}:detect_leaks=1"),
                 )
                 .env("UBSAN_OPTIONS", "print_stacktrace=1"),
             // A process with threads may fork, and ends at once.
