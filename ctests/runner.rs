@@ -1,6 +1,8 @@
 //! Runs what checks the library from outside, in parallel, each check with a time limit.
 //! `cargo test NAME` runs those whose name contains NAME.
 
+#[path = "runner/bugs.rs"]
+mod bugs;
 #[path = "runner/endurance.rs"]
 mod endurance;
 #[path = "runner/faults.rs"]
@@ -24,6 +26,7 @@ fn main() {
     checks.extend(chapters::checks(&SYSTEM, &chapters::ALL));
     trials.extend(checks.into_iter().map(Trial::from));
     trials.extend(faults::trials());
+    trials.extend(bugs::trials());
     trials.extend(endurance::trials());
     trials.extend(fuzz::trials());
     let end = libtest_mimic::run(&arguments, trials);

@@ -245,7 +245,7 @@ impl Way {
             }
             Self::Sanitized(sanitizer) => {
                 let mut command = openssl.command(program, SECONDS_WATCHED);
-                sanitizer.set_options(&mut command);
+                sanitizer.set_options(&mut command, "");
                 command
             }
         }

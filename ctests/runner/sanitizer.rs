@@ -32,20 +32,18 @@ impl Sanitizer {
         compiler
     }
 
-    pub fn set_options(self, command: &mut Command) {
+    /// Ours, and more, which may say otherwise.
+    pub fn set_options(self, command: &mut Command, more: &str) {
         // A fault is the program's own business, and memory may end.
         let both = "handle_segv=0:allocator_may_return_null=1";
         match self {
             Self::Address => command
-                .env(
-                    "ASAN_OPTIONS",
-                    format!("{both}:detect_leaks=1"),
-                )
+                .env("ASAN_OPTIONS", format!("{both}:detect_leaks=1:{more}"))
                 .env("UBSAN_OPTIONS", "print_stacktrace=1"),
             // A process with threads may fork, and ends at once.
             Self::Thread => command.env(
                 "TSAN_OPTIONS",
-                format!("{both}:die_after_fork=0:atexit_sleep_ms=0"),
+                format!("{both}:die_after_fork=0:atexit_sleep_ms=0:{more}"),
             ),
         };
     }
