@@ -11,6 +11,8 @@ mod faults;
 mod fuzz;
 #[path = "runner/surface.rs"]
 mod surface;
+#[path = "runner/watchers.rs"]
+mod watchers;
 
 use std::process::exit;
 
@@ -27,6 +29,7 @@ fn main() {
     trials.extend(checks.into_iter().map(Trial::from));
     trials.extend(faults::trials());
     trials.extend(bugs::trials());
+    trials.extend(watchers::trials());
     trials.extend(endurance::trials());
     trials.extend(fuzz::trials());
     let end = libtest_mimic::run(&arguments, trials);
