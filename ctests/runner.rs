@@ -1,5 +1,5 @@
 //! Runs what checks the library from outside, in parallel, each check with a time limit.
-//! `cargo test NAME` runs those whose name contains NAME.
+//! `cargo test -- NAME` runs those whose name contains NAME.
 
 #[path = "runner/bugs.rs"]
 mod bugs;
@@ -9,6 +9,8 @@ mod endurance;
 mod faults;
 #[path = "runner/fuzz.rs"]
 mod fuzz;
+#[path = "runner/plain_switch.rs"]
+mod plain_switch;
 #[path = "runner/surface.rs"]
 mod surface;
 #[path = "runner/watchers.rs"]
@@ -30,6 +32,7 @@ fn main() {
     trials.extend(faults::trials());
     trials.extend(bugs::trials());
     trials.extend(watchers::trials());
+    trials.extend(plain_switch::trials());
     trials.extend(endurance::trials());
     trials.extend(fuzz::trials());
     let end = libtest_mimic::run(&arguments, trials);

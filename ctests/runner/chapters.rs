@@ -7,7 +7,7 @@ use std::{fs, thread};
 use libtest_mimic::Failed;
 
 use crate::check::Check;
-use crate::openssl::Openssl;
+use crate::openssl::{Openssl, SYSTEM};
 use crate::sanitizer::Sanitizer;
 use crate::stage::{ROOT, compiler, headers, library_path, output_of, shared_library, stdout_of};
 
@@ -95,6 +95,14 @@ fn checks_of(chapter: &Path, openssl: &'static Openssl, ways: &[Way]) -> Vec<Che
         .into_iter()
         .flat_map(|build| checks_of_build(chapter, build, openssl, ways))
         .collect()
+}
+
+/// A chapter's program without libcrypto, and its cases that don't need one.
+pub fn alone(chapter: &Path) -> Result<(PathBuf, Vec<String>), Failed> {
+    let program = Build::Alone.program(chapter, &SYSTEM)?;
+    let cases = cases_of(&program, &SYSTEM)?.into_iter();
+    let names = cases.filter(|case| !case.needs_libcrypto);
+    Ok((program, names.map(|case| case.name).collect()))
 }
 
 /// A check for each way and case; one that fails if the program can't be built.
