@@ -11,12 +11,14 @@
  *   preloaded   OpenSSL's header      -lcrypto                LD_PRELOAD=librsasync.so
  *   libcrypto   OpenSSL's header      -lcrypto
  *   valgrind    as `alone` or, for what needs it, as `linked`; under valgrind
+ *   asan        the same, built by clang with AddressSanitizer and UBSan
+ *   tsan        the same, built by clang with ThreadSanitizer
  *
- * The last but one proves that a case tests OpenSSL's contract and not our idea
- * of it. Two macros tell the ways apart at compile time: WITH_LIBCRYPTO (all but
- * `alone`), ON_LIBCRYPTO (OpenSSL's header: `preloaded` and `libcrypto`).
+ * `libcrypto` proves that a case tests OpenSSL's contract and not our idea of it. Two
+ * macros tell the ways apart at compile time: WITH_LIBCRYPTO (all but `alone`),
+ * ON_LIBCRYPTO (OpenSSL's header: `preloaded` and `libcrypto`).
  *
- * The matrix (matrix.rs) does the same with other versions of OpenSSL, but for valgrind.
+ * The matrix (matrix.rs) does the same with other versions of OpenSSL, but for the last three.
  */
 #ifndef CHECK_H
 #define CHECK_H
@@ -44,7 +46,10 @@ enum {
     EVERYWHERE = 0,      /* on libcrypto too */
     OURS = 1,            /* libcrypto crashes, leaks or differs here: all ways but `libcrypto` */
     NEEDS_LIBCRYPTO = 2, /* not `alone` */
-    NOT_ON_VALGRIND = 4  /* too large for it, or about what it replaces; say why beside the case */
+    /* What the tool can't do, or what it replaces; say why beside the case. */
+    NOT_ON_VALGRIND = 4,
+    NOT_ON_ASAN = 8,
+    NOT_ON_TSAN = 16
 };
 
 /*

@@ -357,8 +357,8 @@ static struct block *take_all_memory(void)
     return all;
 }
 
-/* valgrind's own memory would be limited with the program's. */
-CASE(no_memory_for_an_entry_is_refused, UNTIL_3_2 | NOT_ON_VALGRIND,
+/* The memory of valgrind and of ThreadSanitizer would be limited with the program's. */
+CASE(no_memory_for_an_entry_is_refused, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "set_wait_fd without memory is 0 and MALLOC_FAILURE, and the entries made before stand")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();

@@ -47,14 +47,39 @@ void pause_job()
     CHECK_INT(ASYNC_pause_job(), 1);
 }
 
-// Throws from some frames below, each with an object to destroy.
+void *volatile newest; // what is put there must exist as it is written
+
+// Throws over frames in which nothing is to be done.
+__attribute__((noinline)) void throw_past_arrays(int depth, int number)
+{
+    char array[500];
+
+    newest = memset(array, depth, sizeof array);
+    if (depth == 0)
+        throw Error(number);
+    throw_past_arrays(depth - 1, number);
+    newest = nullptr;
+}
+
+// Throws from some frames below, most with an object to destroy.
 __attribute__((noinline)) void dig_and_throw(int depth, int number)
 {
     Counted local;
 
     if (depth == 0)
-        throw Error(number);
-    dig_and_throw(depth - 1, number);
+        throw_past_arrays(3, number);
+    else
+        dig_and_throw(depth - 1, number);
+}
+
+// As code that is built without a sanitizer: it does not say where its frame is. What it
+// calls looks at that memory, and must not find there what frames that are gone have left.
+__attribute__((noinline, no_sanitize_address)) void fill_plainly(int size)
+{
+    unsigned char array[5000];
+
+    memset(array, size, static_cast<size_t>(size));
+    CHECK_INT(array[size - 1], static_cast<unsigned char>(size));
 }
 
 int throw_and_catch(void *arg)
@@ -64,6 +89,7 @@ int throw_and_catch(void *arg)
     } catch (const Error &e) {
         const std::string what = "error " + std::to_string(e.number);
         CHECK_STR(e.what(), what.c_str());
+        fill_plainly(5000);
         // Of all that was made the exception alone is left.
         CHECK_INT(Counted::alive, 1);
         return e.number;

@@ -436,8 +436,9 @@ static void *makes_threads(void *arg)
 /*
  * libcrypto may hang: a lock that another thread held at the fork is never released.
  * Not on valgrind: in the child it would report what other threads had only in registers.
+ * Not on the sanitizers, here and below: the locks of their own malloc are such locks.
  */
-CASE(fork_while_other_threads_are_busy, OURS | NOT_ON_VALGRIND,
+CASE(fork_while_other_threads_are_busy, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
      "a child can make every call, whatever calls other threads were in the middle of at the fork")
 {
     void *(*const busy[3])(void *) = {makes_jobs, makes_contexts, makes_threads};
@@ -497,7 +498,8 @@ static void *changes_the_shared_context(void *key)
  * libcrypto has no locks here: threads may not share a context.
  * Not on valgrind: in the child it would report what other threads had only in registers.
  */
-CASE(fork_while_other_threads_use_the_same_context, OURS | NOT_ON_VALGRIND,
+CASE(fork_while_other_threads_use_the_same_context,
+     OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
      "a context that other threads were changing at the fork is whole and usable in the child")
 {
     pthread_t thread[2];

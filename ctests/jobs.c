@@ -398,8 +398,11 @@ static int pauses_once(void *arg)
     return 1;
 }
 
-/* NOT_ON_VALGRIND: it measures the memory of the process, which there is valgrind's. */
-CASE(args_are_freed_when_the_job_ends, EVERYWHERE | NOT_ON_VALGRIND,
+/*
+ * It measures the memory of the process: not on valgrind, whose memory that is there, nor on
+ * AddressSanitizer, which keeps freed memory for a while.
+ */
+CASE(args_are_freed_when_the_job_ends, EVERYWHERE | NOT_ON_VALGRIND | NOT_ON_ASAN,
      "The copy of args is freed when its job ends, not when the job is used again or freed")
 {
     enum { JOBS = 32, MEGABYTE = 1 << 20 };
@@ -423,8 +426,8 @@ CASE(args_are_freed_when_the_job_ends, EVERYWHERE | NOT_ON_VALGRIND,
     ASYNC_cleanup_thread();
 }
 
-/* NOT_ON_VALGRIND: its own memory would come under the limit. */
-CASE(args_too_large_to_copy_are_refused, UNTIL_3_2 | NOT_ON_VALGRIND,
+/* Not on valgrind and the sanitizers: their own memory would come under the limit. */
+CASE(args_too_large_to_copy_are_refused, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
      "When args cannot be copied: ASYNC_ERR, nothing changed, an error queued, and no job lost")
 {
     struct rlimit limit;

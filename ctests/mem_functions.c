@@ -700,6 +700,7 @@ static void race(void)
     ASYNC_stack_free_fn dealloc;
     int i;
 
+    shared_ctx(); /* made before there are threads */
     CHECK_INT(ASYNC_set_mem_functions(red_alloc, red_free), 1);
     CHECK_INT(pthread_barrier_init(&together, NULL, 3), 0);
     CHECK_INT(pthread_create(&threads[0], NULL, set_until_refused, NULL), 0);

@@ -421,8 +421,11 @@ CASE(a_second_init_frees_the_idle_jobs, OURS,
 }
 #endif
 
-/* libcrypto leaks each old pool. NOT_ON_VALGRIND: the memory of the process is valgrind's there. */
-CASE(many_inits_do_not_grow_the_process, OURS | NOT_ON_VALGRIND,
+/*
+ * libcrypto leaks each old pool. On valgrind the memory of the process is valgrind's;
+ * ThreadSanitizer keeps some of each fibre that ever was.
+ */
+CASE(many_inits_do_not_grow_the_process, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "However often a thread calls ASYNC_init_thread, it holds one pool")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -714,10 +717,10 @@ static int touches_its_stack(void *arg)
 }
 
 /*
- * libcrypto's stacks are too small for this one. NOT_ON_VALGRIND: the memory of the
- * process is valgrind's there.
+ * libcrypto's stacks are too small for this one. On valgrind the memory of the process is
+ * valgrind's; the sanitizers keep what they noted of the stacks.
  */
-CASE(cleanup_gives_the_stacks_memory_back, OURS | NOT_ON_VALGRIND,
+CASE(cleanup_gives_the_stacks_memory_back, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
      "The memory that jobs used for their stacks is the system's again after ASYNC_cleanup_thread")
 {
     enum { JOBS = 400, STACK = 96 << 10 };
@@ -756,8 +759,11 @@ static int memory_is_out(void)
     return mmap(NULL, 4 * MEGABYTE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED;
 }
 
-/* NOT_ON_VALGRIND, here and below: its own memory would come under the limit. */
-CASE(init_makes_do_with_fewer, UNTIL_3_2 | NOT_ON_VALGRIND,
+/*
+ * Not on valgrind and ThreadSanitizer, here and below: their own memory would come under the
+ * limit.
+ */
+CASE(init_makes_do_with_fewer, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "If memory ends while ASYNC_init_thread makes jobs, it succeeds with fewer; the limit stays")
 {
     enum { JOBS = 2000 };
@@ -787,7 +793,8 @@ CASE(init_makes_do_with_fewer, UNTIL_3_2 | NOT_ON_VALGRIND,
 
 #ifdef WITH_LIBCRYPTO
 /* libcrypto queues an error when it is the job, and not its stack, that memory is short of. */
-CASE(running_out_of_memory_for_jobs_queues_nothing, OURS | NEEDS_LIBCRYPTO | NOT_ON_VALGRIND,
+CASE(running_out_of_memory_for_jobs_queues_nothing,
+     OURS | NEEDS_LIBCRYPTO | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "Neither an ASYNC_init_thread that makes fewer jobs nor ASYNC_NO_JOBS queues an error")
 {
     enum { JOBS = 10000 };
@@ -817,7 +824,7 @@ CASE(running_out_of_memory_for_jobs_queues_nothing, OURS | NEEDS_LIBCRYPTO | NOT
 }
 #endif
 
-CASE(no_jobs_when_no_stack_can_be_had, UNTIL_3_2 | NOT_ON_VALGRIND,
+CASE(no_jobs_when_no_stack_can_be_had, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "When memory is out a start gives ASYNC_NO_JOBS, and all jobs made before still work")
 {
     enum { JOBS = 20000 };

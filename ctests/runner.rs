@@ -1,6 +1,8 @@
 //! Runs what checks the library from outside, in parallel, each check with a time limit.
-//! `cargo test NAME` runs those whose name contains NAME.
+//! `cargo test -- NAME` runs those whose name contains NAME.
 
+#[path = "runner/bugs.rs"]
+mod bugs;
 #[path = "runner/cost.rs"]
 mod cost;
 #[path = "runner/endurance.rs"]
@@ -9,8 +11,12 @@ mod endurance;
 mod faults;
 #[path = "runner/fuzz.rs"]
 mod fuzz;
+#[path = "runner/plain_switch.rs"]
+mod plain_switch;
 #[path = "runner/surface.rs"]
 mod surface;
+#[path = "runner/watchers.rs"]
+mod watchers;
 
 use std::process::exit;
 
@@ -27,6 +33,9 @@ fn main() {
     trials.extend(checks.into_iter().map(Trial::from));
     trials.extend(faults::trials());
     trials.extend(cost::trials());
+    trials.extend(bugs::trials());
+    trials.extend(watchers::trials());
+    trials.extend(plain_switch::trials());
     trials.extend(endurance::trials());
     trials.extend(fuzz::trials());
     let end = libtest_mimic::run(&arguments, trials);

@@ -194,7 +194,8 @@ static int use_recursion(void *arg)
     return recurse(*(int *)arg);
 }
 
-CASE(a_job_can_recurse, OURS,
+/* AddressSanitizer puts more around an array than 128 KiB hold of such frames. */
+CASE(a_job_can_recurse, OURS | NOT_ON_ASAN,
      "200 frames of more than 512 bytes, with a pause in the last, come back whole")
 {
     int depth = 199;
@@ -378,8 +379,8 @@ CASE(an_overflow_ends_the_process, OURS | NOT_ON_VALGRIND,
 
 /* ---- what a stack costs ---- */
 
-/* valgrind's own memory is the process's too. */
-CASE(a_paused_job_costs_what_it_touched, OURS | NOT_ON_VALGRIND,
+/* What valgrind and the sanitizers note is the process's memory too. */
+CASE(a_paused_job_costs_what_it_touched, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
      "a thousand paused jobs that use little stack cost less than 16 KiB each")
 {
     ASYNC_JOB **jobs;
@@ -416,7 +417,8 @@ static int touch_64_kib(void *arg)
     return n;
 }
 
-CASE(freed_stacks_go_back, OURS | NOT_ON_VALGRIND,
+/* As above. */
+CASE(freed_stacks_go_back, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
      "after ASYNC_cleanup_thread the memory of 5,000 stacks is the system's again")
 {
     ASYNC_JOB **jobs;
@@ -609,7 +611,7 @@ static void check_crowd_past_the_map_limit(void)
     CHECK_INT(stats().stacks_unguarded, 0);
 }
 
-CASE(past_the_map_limit_jobs_go_on, OURS | NOT_ON_VALGRIND,
+CASE(past_the_map_limit_jobs_go_on, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "without guard markers 40,000 paused jobs work, some unguarded and counted, and the "
      "process can still map memory and start threads")
 {
@@ -617,7 +619,7 @@ CASE(past_the_map_limit_jobs_go_on, OURS | NOT_ON_VALGRIND,
     check_crowd_past_the_map_limit();
 }
 
-CASE(a_hundred_thousand_guarded_stacks, OURS | NOT_ON_VALGRIND,
+CASE(a_hundred_thousand_guarded_stacks, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "where the kernel has guard markers 100,000 paused jobs are all guarded")
 {
     enum { CROWD = 100000 };
@@ -652,7 +654,8 @@ static long mappings(void)
     return lines;
 }
 
-CASE(guard_markers_take_no_mappings, OURS | NOT_ON_VALGRIND,
+/* ThreadSanitizer takes mappings itself, here and below: for each job's fibre. */
+CASE(guard_markers_take_no_mappings, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "where the kernel has guard markers 20,000 jobs add no more than a few hundred mappings")
 {
     enum { CROWD = 20000 };

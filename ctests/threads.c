@@ -554,8 +554,11 @@ static void run_destructors(void *arg)
         CHECK_INT(rounds[i], PTHREAD_DESTRUCTOR_ITERATIONS);
 }
 
-/* libcrypto leaks what is made after its own clean-up in the last round. */
-CASE(every_call_works_in_key_destructors, OURS,
+/*
+ * libcrypto leaks what is made after its own clean-up in the last round. ThreadSanitizer has
+ * forgotten the thread by then, and crashes in any function.
+ */
+CASE(every_call_works_in_key_destructors, OURS | NOT_ON_TSAN,
      "thread-exit destructors may use the API, whether they run before or after its own, in all "
      "rounds")
 {
@@ -563,14 +566,15 @@ CASE(every_call_works_in_key_destructors, OURS,
 }
 
 /* As above. */
-CASE(a_thread_may_use_the_api_in_its_destructors_only, OURS,
+CASE(a_thread_may_use_the_api_in_its_destructors_only, OURS | NOT_ON_TSAN,
      "a thread's first use of the API may be in a thread-exit destructor")
 {
     run_destructors(NULL);
 }
 
 #ifndef ON_LIBCRYPTO
-CASE(destructors_leave_nothing_behind, OURS,
+/* As above. */
+CASE(destructors_leave_nothing_behind, OURS | NOT_ON_TSAN,
      "what destructors make after the library's own clean-up is given back as well")
 {
     run_destructors(&token_a);
@@ -623,8 +627,8 @@ static void *with_thread_locals_that_exits(void *times)
     check_fail(__FILE__, __LINE__, "the thread has ended");
 }
 
-/* libcrypto's current job is still the one that is gone. ThreadSanitizer forbids it. */
-CASE(thread_local_destructors_may_follow_pthread_exit_in_a_job, OURS,
+/* libcrypto's current job is still the one that is gone. ThreadSanitizer: see below. */
+CASE(thread_local_destructors_may_follow_pthread_exit_in_a_job, OURS | NOT_ON_TSAN,
      "destructors that run right after a pthread_exit in a job are outside of it")
 {
     int times = 0;
@@ -695,7 +699,8 @@ static void ends_the_main_thread(void)
     pthread_exit(NULL);
 }
 
-CASE(the_main_thread_may_end_first, EVERYWHERE,
+/* ThreadSanitizer can't join the main thread. */
+CASE(the_main_thread_may_end_first, EVERYWHERE | NOT_ON_TSAN,
      "the main thread may end with pthread_exit, and other threads go on using the API")
 {
     CHECK_INT(check_child(ends_the_main_thread, 0), -42);
@@ -781,7 +786,8 @@ static void expect_cancellation(void *(*thread_func)(void *))
     close(never_written[1]);
 }
 
-CASE(pthread_exit_in_a_job_ends_the_thread, EVERYWHERE,
+/* ThreadSanitizer allows pthread_exit on a thread's own stack only. */
+CASE(pthread_exit_in_a_job_ends_the_thread, EVERYWHERE | NOT_ON_TSAN,
      "pthread_exit in a job runs the cleanup handlers, the job's first, and ends the thread")
 {
     expect_exit(ends_in_a_job);
@@ -825,8 +831,8 @@ static void *ends_in_a_job_with_destructors(void *arg)
     return ends_in_a_job(arg);
 }
 
-/* libcrypto would pause into frames of the ended thread. */
-CASE(destructors_may_follow_pthread_exit_in_a_job, OURS,
+/* libcrypto would pause into frames of the ended thread. ThreadSanitizer: see above. */
+CASE(destructors_may_follow_pthread_exit_in_a_job, OURS | NOT_ON_TSAN,
      "after pthread_exit in a job the thread's destructors may use the API; a pause returns at "
      "once")
 {
@@ -835,7 +841,7 @@ CASE(destructors_may_follow_pthread_exit_in_a_job, OURS,
     ASYNC_WAIT_CTX_free(left_ctx);
 }
 
-/* As above. */
+/* libcrypto: as above. */
 CASE(destructors_may_follow_cancellation_in_a_job, OURS,
      "after a cancellation in a job the thread's destructors may use the API; a pause returns at "
      "once")
@@ -852,7 +858,8 @@ static void *ends_in_a_job_with_another_paused(void *arg)
     return ends_in_a_job(arg);
 }
 
-CASE(a_job_that_ends_its_thread_is_abandoned, OURS,
+/* ThreadSanitizer: see above. */
+CASE(a_job_that_ends_its_thread_is_abandoned, OURS | NOT_ON_TSAN,
      "a job still running when its thread ends is counted as abandoned, like a paused one")
 {
     expect_exit(ends_in_a_job);

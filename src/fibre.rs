@@ -58,7 +58,8 @@ impl Fibre {
     }
 
     /// Has the next switch call `func` on the memory from `bottom` to `top`, with the rounding
-    /// modes and exception masks that the caller has now.
+    /// modes and exception masks that the caller has now. From there to `end` lies what else
+    /// belongs to it.
     ///
     /// # Safety
     /// The memory can be written, is large enough, and is used for nothing else until `func`
@@ -68,6 +69,7 @@ impl Fibre {
         &self,
         bottom: NonNull<u8>,
         top: NonNull<u8>,
+        end: NonNull<u8>,
         func: Func,
         args: *mut c_void,
     ) {
@@ -76,7 +78,8 @@ impl Fibre {
         let stack = (bottom.as_ptr().cast(), top.as_ptr().cast::<c_void>());
         let mut main: ContextFn = base;
         if sanitizer::is_present() {
-            self.watched.begin(stack.0, stack.1.addr() - stack.0.addr());
+            let size = end.as_ptr().addr() - bottom.as_ptr().addr();
+            self.watched.begin(stack.0, size);
             main = watched_base;
         }
         // SAFETY: the memory is the caller's promise, and `base` keeps what a ContextFn must.
@@ -106,7 +109,8 @@ impl Fibre {
         let away = self.watched.leave(false);
         // SAFETY: the caller's promise.
         unsafe { self.exchange_sides() };
-        self.watched.arrive(away);
+        let ended = self.result.get().is_some();
+        self.watched.arrive(away, ended);
     }
 
     #[inline(always)]
@@ -121,7 +125,7 @@ impl Fibre {
 
     /// Where a sanitizer watches, `base` tells it first that it has come.
     extern "C" fn arrive(&self) {
-        self.watched.arrive(Away::FIRST_TIME);
+        self.watched.arrive(Away::FIRST_TIME, false);
     }
 
     /// What `func` returned, once, if it did.

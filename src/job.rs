@@ -230,8 +230,9 @@ impl Job {
         }
         // SAFETY: the stack is this job's, which is idle; what lies above `top` stays.
         unsafe {
-            self.fibre
-                .prepare(self.stack.bottom(), top, func, copy.cast())
+            let bottom = self.stack.bottom();
+            let end = bottom.add(self.stack.size());
+            self.fibre.prepare(bottom, top, end, func, copy.cast())
         };
         Ok(())
     }

@@ -17,6 +17,7 @@ use std::ptr;
 global_asm!(
     ".weak __sanitizer_start_switch_fiber, __sanitizer_finish_switch_fiber",
     ".weak __asan_unpoison_memory_region",
+    ".weak __lsan_register_root_region, __lsan_unregister_root_region",
     ".weak __tsan_get_current_fiber, __tsan_create_fiber",
     ".weak __tsan_destroy_fiber, __tsan_switch_to_fiber",
     ".pushsection .data.rel.ro.rsasync_sanitizers, \"aw\", %progbits",
@@ -26,18 +27,21 @@ global_asm!(
     "rsasync_sanitizers:",
     ".8byte __sanitizer_start_switch_fiber, __sanitizer_finish_switch_fiber",
     ".8byte __asan_unpoison_memory_region",
+    ".8byte __lsan_register_root_region, __lsan_unregister_root_region",
     ".8byte __tsan_get_current_fiber, __tsan_create_fiber",
     ".8byte __tsan_destroy_fiber, __tsan_switch_to_fiber",
     ".popsection",
 );
 
-/// The functions' types are those of sanitizer/common_interface_defs.h, asan_interface.h and
-/// tsan_interface.h.
+/// The functions' types are those of sanitizer/common_interface_defs.h, asan_interface.h,
+/// lsan_interface.h and tsan_interface.h.
 #[repr(C)]
 struct Functions {
     start_switch: Option<unsafe extern "C" fn(*mut *mut c_void, *const c_void, usize)>,
     finish_switch: Option<unsafe extern "C" fn(*mut c_void, *mut *const c_void, *mut usize)>,
     unpoison: Option<unsafe extern "C" fn(*const c_void, usize)>,
+    add_root: Option<unsafe extern "C" fn(*const c_void, usize)>,
+    remove_root: Option<unsafe extern "C" fn(*const c_void, usize)>,
     current_fiber: Option<unsafe extern "C" fn() -> *mut c_void>,
     create_fiber: Option<unsafe extern "C" fn(c_uint) -> *mut c_void>,
     destroy_fiber: Option<unsafe extern "C" fn(*mut c_void)>,
@@ -97,6 +101,7 @@ impl FarSide {
             if let Some(unpoison) = found().unpoison {
                 unpoison(bottom, size);
             }
+            add_root(bottom, size);
             if let Some(create) = found().create_fiber
                 && self.fibre.get().is_null()
             {
@@ -126,12 +131,34 @@ impl FarSide {
         Away(away)
     }
 
-    /// The side that runs has just come; the far side is where it came from.
-    pub fn arrive(&self, away: Away) {
+    /// The side that runs has just come; the far side is where it came from, and has ended or
+    /// not.
+    pub fn arrive(&self, away: Away, far_side_ended: bool) {
         if let Some(finish_switch) = found().finish_switch {
+            let (own_bottom, own_size) = (self.bottom.get(), self.size.get());
             // SAFETY: the function is AddressSanitizer's, `away` what it kept of this side.
             unsafe { finish_switch(away.0, self.bottom.as_ptr(), self.size.as_ptr()) };
+            if !far_side_ended {
+                add_root(self.bottom.get(), self.size.get());
+            }
+            remove_root(own_bottom, own_size);
         }
+    }
+}
+
+/// LeakSanitizer looks for pointers on the stacks that threads are on. Those on which nothing
+/// runs it must be told of.
+fn add_root(bottom: *const c_void, size: usize) {
+    if let Some(add_root) = found().add_root {
+        // SAFETY: the function is LeakSanitizer's, and reads only what is mapped.
+        unsafe { add_root(bottom, size) };
+    }
+}
+
+fn remove_root(bottom: *const c_void, size: usize) {
+    if let Some(remove_root) = found().remove_root {
+        // SAFETY: the function is LeakSanitizer's, and was told of that by `add_root`.
+        unsafe { remove_root(bottom, size) };
     }
 }
 

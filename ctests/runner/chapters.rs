@@ -7,7 +7,8 @@ use std::{fs, thread};
 use libtest_mimic::Failed;
 
 use crate::check::Check;
-use crate::openssl::Openssl;
+use crate::openssl::{Openssl, SYSTEM};
+use crate::sanitizer::Sanitizer;
 use crate::stage::{ROOT, compiler, headers, library_path, output_of, shared_library, stdout_of};
 
 /// How a program is built; the first column of check.h's table.
@@ -16,6 +17,8 @@ enum Build {
     Alone,
     Linked,
     OnLibcrypto,
+    AloneSanitized(Sanitizer),
+    LinkedSanitized(Sanitizer),
 }
 
 /// How it is run.
@@ -26,6 +29,7 @@ pub enum Way {
     Preloaded,
     Libcrypto,
     Valgrind,
+    Sanitized(Sanitizer),
 }
 
 /// A case, with its flags in check.h.
@@ -34,19 +38,23 @@ struct Case {
     ours: bool,
     needs_libcrypto: bool,
     not_on_valgrind: bool,
+    not_on_asan: bool,
+    not_on_tsan: bool,
 }
 
 const SECONDS: u32 = 120;
-const SECONDS_ON_VALGRIND: u32 = 300;
+const SECONDS_WATCHED: u32 = 300;
 
-/// Every way but valgrind, which doubles nothing but the time on another OpenSSL.
+/// Every way but the tools that watch memory: on another OpenSSL they add nothing but time.
 pub const NATIVE: [Way; 4] = [Way::Alone, Way::Linked, Way::Preloaded, Way::Libcrypto];
-pub const ALL: [Way; 5] = [
+pub const ALL: [Way; 7] = [
     Way::Alone,
     Way::Linked,
     Way::Preloaded,
     Way::Libcrypto,
     Way::Valgrind,
+    Way::Sanitized(Sanitizer::Address),
+    Way::Sanitized(Sanitizer::Thread),
 ];
 
 /// The checks of all chapters, built against this OpenSSL and run on it, in these ways.
@@ -76,11 +84,25 @@ pub fn checks(openssl: &'static Openssl, ways: &'static [Way]) -> Vec<Check> {
 }
 
 fn checks_of(chapter: &Path, openssl: &'static Openssl, ways: &[Way]) -> Vec<Check> {
-    let builds = [Build::Alone, Build::Linked, Build::OnLibcrypto];
+    let mut builds = vec![Build::Alone, Build::Linked, Build::OnLibcrypto];
+    for way in ways {
+        if let Way::Sanitized(sanitizer) = *way {
+            builds.push(Build::AloneSanitized(sanitizer));
+            builds.push(Build::LinkedSanitized(sanitizer));
+        }
+    }
     builds
         .into_iter()
         .flat_map(|build| checks_of_build(chapter, build, openssl, ways))
         .collect()
+}
+
+/// A chapter's program without libcrypto, and its cases that don't need one.
+pub fn alone(chapter: &Path) -> Result<(PathBuf, Vec<String>), Failed> {
+    let program = Build::Alone.program(chapter, &SYSTEM)?;
+    let cases = cases_of(&program, &SYSTEM)?.into_iter();
+    let names = cases.filter(|case| !case.needs_libcrypto);
+    Ok((program, names.map(|case| case.name).collect()))
 }
 
 /// A check for each way and case; one that fails if the program can't be built.
@@ -107,7 +129,7 @@ fn checks_of_build(
             .map(|case| check(way, chapter, &program, &case.name, openssl))
             .collect::<Vec<_>>()
     };
-    let ways = build.ways().iter().filter(|way| ways.contains(way));
+    let ways = ways.iter().filter(|way| build.serves(**way));
     ways.flat_map(of_way).collect()
 }
 
@@ -127,20 +149,27 @@ fn check(way: Way, chapter: &Path, program: &Path, case: &str, openssl: &'static
 
 impl Build {
     fn program(self, chapter: &Path, openssl: &Openssl) -> Result<PathBuf, Failed> {
-        let (suffix, flags, libraries): (_, &[&str], &[&str]) = match self {
-            Self::Alone => ("alone", &[], &["-lrsasync"]),
-            Self::Linked => ("linked", &["-DWITH_LIBCRYPTO"], &["-lrsasync", "-lcrypto"]),
-            Self::OnLibcrypto => (
-                "openssl",
-                &["-DWITH_LIBCRYPTO", "-DON_LIBCRYPTO"],
-                &["-lcrypto"],
-            ),
+        let alone: (&[&str], &[&str]) = (&[], &["-lrsasync"]);
+        let linked: (&[&str], &[&str]) = (&["-DWITH_LIBCRYPTO"], &["-lrsasync", "-lcrypto"]);
+        let on_libcrypto: (&[&str], &[&str]) =
+            (&["-DWITH_LIBCRYPTO", "-DON_LIBCRYPTO"], &["-lcrypto"]);
+        let (suffix, (flags, libraries)) = match self {
+            Self::Alone => ("alone".to_owned(), alone),
+            Self::Linked => ("linked".to_owned(), linked),
+            Self::OnLibcrypto => ("openssl".to_owned(), on_libcrypto),
+            Self::AloneSanitized(sanitizer) => (format!("alone-{}", sanitizer.name()), alone),
+            Self::LinkedSanitized(sanitizer) => (format!("linked-{}", sanitizer.name()), linked),
         };
         let program = openssl
             .built()
             .join(chapter.file_stem().expect("it has a name"))
             .with_extension(suffix);
-        let mut compiler = compiler(chapter);
+        let mut compiler = match self {
+            Self::AloneSanitized(sanitizer) | Self::LinkedSanitized(sanitizer) => {
+                sanitizer.compiler(chapter)
+            }
+            _ => compiler(chapter),
+        };
         if !matches!(self, Self::OnLibcrypto) {
             compiler.arg("-I").arg(headers());
         }
@@ -156,11 +185,14 @@ impl Build {
         Ok(program)
     }
 
-    fn ways(self) -> &'static [Way] {
+    fn serves(self, way: Way) -> bool {
         match self {
-            Self::Alone => &[Way::Alone, Way::Valgrind],
-            Self::Linked => &[Way::Linked, Way::Valgrind],
-            Self::OnLibcrypto => &[Way::Preloaded, Way::Libcrypto],
+            Self::Alone => matches!(way, Way::Alone | Way::Valgrind),
+            Self::Linked => matches!(way, Way::Linked | Way::Valgrind),
+            Self::OnLibcrypto => matches!(way, Way::Preloaded | Way::Libcrypto),
+            Self::AloneSanitized(sanitizer) | Self::LinkedSanitized(sanitizer) => {
+                way == Way::Sanitized(sanitizer)
+            }
         }
     }
 }
@@ -173,6 +205,7 @@ impl Way {
             Self::Preloaded => "preloaded",
             Self::Libcrypto => "libcrypto",
             Self::Valgrind => "valgrind",
+            Self::Sanitized(sanitizer) => sanitizer.name(),
         }
     }
 
@@ -184,6 +217,14 @@ impl Way {
             // Once is enough: linked only where that is needed.
             Self::Valgrind => {
                 !case.not_on_valgrind && case.needs_libcrypto == matches!(build, Build::Linked)
+            }
+            Self::Sanitized(sanitizer) => {
+                let not_on_it = match sanitizer {
+                    Sanitizer::Address => case.not_on_asan,
+                    Sanitizer::Thread => case.not_on_tsan,
+                };
+                let is_linked = matches!(build, Build::LinkedSanitized(_));
+                !not_on_it && case.needs_libcrypto == is_linked
             }
         }
     }
@@ -199,7 +240,7 @@ impl Way {
                 command
             }
             Self::Valgrind => {
-                let mut command = openssl.command("valgrind", SECONDS_ON_VALGRIND);
+                let mut command = openssl.command("valgrind", SECONDS_WATCHED);
                 command.args([
                     "--quiet",
                     "--error-exitcode=9",
@@ -208,6 +249,11 @@ impl Way {
                     "--child-silent-after-fork=yes",
                 ]);
                 command.arg(program);
+                command
+            }
+            Self::Sanitized(sanitizer) => {
+                let mut command = openssl.command(program, SECONDS_WATCHED);
+                sanitizer.set_options(&mut command, "");
                 command
             }
         }
@@ -224,6 +270,8 @@ fn cases_of(program: &Path, openssl: &Openssl) -> Result<Vec<Case>, Failed> {
             ours: flags & 1 != 0,
             needs_libcrypto: flags & 2 != 0,
             not_on_valgrind: flags & 4 != 0,
+            not_on_asan: flags & 8 != 0,
+            not_on_tsan: flags & 16 != 0,
         }
     };
     Ok(list.lines().map(case).collect())

@@ -6,4 +6,5 @@ pub mod check;
 pub mod functions;
 pub mod openssl;
 pub mod programs;
+pub mod sanitizer;
 pub mod stage;

@@ -65,6 +65,10 @@ pub fn command(program: impl AsRef<OsStr>, seconds: u32) -> Command {
         "RSASYNC_STATS",
         "LD_PRELOAD",
         "LD_DEBUG",
+        "ASAN_OPTIONS",
+        "LSAN_OPTIONS",
+        "TSAN_OPTIONS",
+        "UBSAN_OPTIONS",
     ] {
         command.env_remove(variable);
     }
@@ -104,9 +108,14 @@ pub fn stderr_of(command: &mut Command) -> Result<String, Failed> {
 
 /// The compiler for a source file, with the warnings that all sources here are free of.
 pub fn compiler(source: &Path) -> Command {
+    compiler_of("cc", "c++", source)
+}
+
+/// The same with other compilers, for C and C++.
+pub fn compiler_of(cc: &str, cxx: &str, source: &Path) -> Command {
     let (compiler, standard) = match source.extension().and_then(OsStr::to_str) {
-        Some("cc") => ("c++", "-std=c++17"),
-        _ => ("cc", "-std=gnu11"),
+        Some("cc") => (cxx, "-std=c++17"),
+        _ => (cc, "-std=gnu11"),
     };
     let mut compiler = command(compiler, 120);
     compiler.args([
