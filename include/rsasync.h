@@ -62,14 +62,16 @@ void RSASYNC_get_stats(struct rsasync_stats *stats, size_t size);
  * running jobs stay, and so does the limit of ASYNC_init_thread(), up to which new jobs can be
  * made.
  *
- * Without this call an idle job keeps its stack until ASYNC_cleanup_thread() or the thread's
- * end, but not for ever what that has touched. There is no thread behind this library, so a
- * thread looks by itself when some of its jobs have finished (256): idle jobs that it did not
- * need for a period of at least ten seconds keep one page (4 KiB, mostly) each. This holds for
- * stacks from the default functions of ASYNC_get_mem_functions(), in memory that is not locked.
+ * Handles of jobs that have finished are invalid then, as after ASYNC_cleanup_thread().
  *
- * @return the bytes of memory that the system got back; of stacks from a program's own
- *         function, all the bytes that its other function got
+ * Without this call an idle job keeps its stack until ASYNC_cleanup_thread() or the thread's
+ * end, and what that has touched until the thread has done without the job for a period of at
+ * least ten seconds. Then it comes down to one page (4 KiB, mostly): one such job for each
+ * other that finishes, as this library works only when it is called. This holds for stacks
+ * from the default functions of ASYNC_get_mem_functions(), in memory that is not locked.
+ *
+ * @return the bytes of memory that the system got back, without those that were locked; of
+ *         stacks from a program's own function, all the bytes that its other function got
  */
 size_t RSASYNC_trim_thread(void);
 

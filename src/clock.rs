@@ -1,4 +1,9 @@
-//! The time, to measure how long something took.
+//! The time, in milliseconds, and how long to be patient.
+
+/// How long threads wait for each other around a fork, or while one looks for a libcrypto. No
+/// lock is held for long: what takes longer than this never comes. Then a signal handler forks
+/// that has interrupted this very thread, or other locks are in play.
+pub const PATIENCE: u64 = 1000;
 
 /// Milliseconds of the monotonic clock.
 pub fn now() -> u64 {

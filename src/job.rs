@@ -77,7 +77,7 @@ pub struct Job {
     /// How many calls of `ASYNC_block_pause` are open.
     blocked: Cell<u32>,
     fibre: Fibre,
-    // The second and third: what is needed once in a job's life.
+    // The second and third: what is needed less often.
     pub wait_ctx: Attachment,
     pub next_idle: Cell<Option<JobRef>>,
     era: Era,

@@ -15,11 +15,11 @@ use std::ops::ControlFlow;
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU64, AtomicUsize,
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::time::{Duration, Instant};
 
+use crate::clock::{PATIENCE, now};
 use crate::default_context;
 use crate::elf::{Object, for_each_object, objects_ever_loaded};
 use crate::error::{Error, Function};
@@ -100,10 +100,18 @@ impl Symbols {
 struct Libcrypto {
     symbols: Symbols,
     never_unloaded: bool,
-    /// It is initialised, and `OPENSSL_cleanup` has not run.
-    alive: AtomicBool,
+    /// A [`Stage`].
+    stage: AtomicU8,
     /// Its place among the carried, if it has one.
     carrier: AtomicUsize,
+}
+
+/// How far a libcrypto has come.
+enum Stage {
+    New,
+    /// It is initialised, and `OPENSSL_cleanup` has not run.
+    Alive,
+    Gone,
 }
 
 /// More than one is rare; this is more than there are major versions.
@@ -116,7 +124,7 @@ fn alive() -> impl Iterator<Item = &'static Libcrypto> {
     FOUND
         .iter()
         .map_while(OnceLock::get)
-        .filter(|libcrypto| libcrypto.alive.load(Acquire))
+        .filter(|libcrypto| libcrypto.stage.load(Acquire) == Stage::Alive as u8)
 }
 
 /// Puts an error on the queue of the first libcrypto.
@@ -228,7 +236,9 @@ pub fn look() {
         return;
     }
     let _quiet = Quiet::new();
-    take_turn(Duration::MAX);
+    if !take_turn(PATIENCE) {
+        return; // its holder waits for this thread, which may be loading something
+    }
     let mut seen = SEEN.load(Relaxed);
     let mut next = NEXT.load(Relaxed);
     if !FORKED.load(Relaxed) {
@@ -236,7 +246,9 @@ pub fn look() {
         next = find(|_| true);
     }
     for (libcrypto, gone) in FOUND.iter().map_while(OnceLock::get).zip(GONE) {
-        libcrypto.initialise(gone);
+        if !libcrypto.initialise(gone) {
+            next = ptr::null_mut();
+        }
     }
     PENDING.store(false, Relaxed);
     SEEN.store(seen, Release); // others wait for their turn until then
@@ -244,11 +256,11 @@ pub fn look() {
     LOOKING.store(false, Release);
 }
 
-/// Waits until no other thread looks, so long at most; whether it is so.
-fn take_turn(patience: Duration) -> bool {
-    let start = Instant::now();
+/// Waits until no other thread looks, so many milliseconds at most; whether it is so.
+fn take_turn(patience: u64) -> bool {
+    let end = now() + patience;
     while LOOKING.swap(true, Acquire) {
-        if start.elapsed() > patience {
+        if now() > end {
             return false;
         }
         std::thread::yield_now();
@@ -267,14 +279,11 @@ fn find(suits: impl Fn(&Libcrypto) -> bool) -> *mut AtomicPtr<LinkMap> {
     for_each_object(|object| {
         let last = *last.get_or_insert_with(last_in_list);
         let itself = object.contains(here);
-        let mut stays = itself || object.is_never_unloaded() || is_needed_here(&object);
+        let mut stays = itself || is_needed_here(&object);
         if !itself && !object.function(c"ASYNC_start_job").is_null() {
             let found = Libcrypto::new(Symbols::of(&object), object.is_never_unloaded());
             weak_is_an_object |= found.symbols.identity() == weak.identity();
-            if suits(&found) {
-                found.add();
-                stays = true;
-            }
+            stays |= suits(&found) && found.add();
         }
         last_stays |= stays && last.is_some_and(|last| object.contains(last.dynamic.addr()));
         ControlFlow::Continue(())
@@ -285,7 +294,7 @@ fn find(suits: impl Fn(&Libcrypto) -> bool) -> *mut AtomicPtr<LinkMap> {
     static NOTHING: AtomicPtr<LinkMap> = AtomicPtr::new(ptr::null_mut());
     let next = match last.flatten() {
         Some(last) if last_stays => &raw const last.next,
-        Some(_) if FOUND[0].get().is_none() => ptr::null(),
+        _ if FOUND[0].get().is_none() => ptr::null(),
         _ => &raw const NOTHING,
     };
     next.cast_mut()
@@ -318,39 +327,40 @@ fn is_needed_here(object: &Object) -> bool {
 
 impl Libcrypto {
     fn new(symbols: Symbols, never_unloaded: bool) -> Self {
-        let (alive, carrier) = (AtomicBool::new(false), AtomicUsize::new(usize::MAX));
         Self {
             symbols,
             never_unloaded,
-            alive,
-            carrier,
+            stage: AtomicU8::new(Stage::New as u8),
+            carrier: AtomicUsize::new(usize::MAX),
         }
     }
 
-    /// Adds it to those found, unless it is there.
-    fn add(self) {
+    /// Adds it to those found, unless it is there; false if there is no place, or no libcrypto.
+    fn add(self) -> bool {
         let Some(identity) = self.symbols.identity() else {
-            return;
+            return false;
         };
         let mut new = Some(self);
-        for place in &FOUND {
+        FOUND.iter().any(|place| {
             let found = place.get_or_init(|| new.take().expect("it is taken once"));
-            if found.symbols.identity() == Some(identity) {
-                return;
-            }
-        }
+            found.symbols.identity() == Some(identity)
+        })
     }
 
     /// Does what libcrypto's own ASYNC_start_job does first, and asks to be told of its end.
-    fn initialise(&self, gone: extern "C" fn()) {
+    /// False if it is not there any more.
+    fn initialise(&self, gone: extern "C" fn()) -> bool {
         const OPENSSL_INIT_ASYNC: u64 = 0x100;
-        if self.carrier.load(Relaxed) != usize::MAX || self.alive.load(Relaxed) {
-            return;
+        const NEW: u8 = Stage::New as u8;
+        if self.stage.load(Relaxed) != NEW {
+            return true;
+        }
+        if !self.stays() {
+            return false;
         }
         let Symbols { init, at_exit, .. } = self.symbols;
         // SAFETY: it is loaded, and stays so; `gone` does, too.
         unsafe {
-            self.pin();
             let told_of_end = match at_exit {
                 Some(at_exit) => at_exit(gone) == 1,
                 // 4.0 has no such function: its OPENSSL_cleanup takes effect after the last
@@ -362,22 +372,26 @@ impl Libcrypto {
             if alive && let Some(place) = default_context::carry(&self.symbols) {
                 self.carrier.store(place, Relaxed);
             }
-            self.alive.store(alive, Release);
+            if alive {
+                let _ = (self.stage).compare_exchange(NEW, Stage::Alive as u8, Release, Relaxed);
+            }
         }
+        true
     }
 
-    /// Keeps it loaded.
-    fn pin(&self) {
-        if self.never_unloaded {
-            return;
+    /// Keeps it loaded. Another thread's `dlopen` may not have finished with it, or fail yet:
+    /// `dladdr` waits for that.
+    fn stays(&self) -> bool {
+        if FORKED.load(Relaxed) {
+            return self.never_unloaded;
         }
-        // SAFETY: the address is in it; nothing is loaded by NOLOAD.
+        // SAFETY: `dladdr` takes any address; nothing is loaded by NOLOAD.
         unsafe {
             let mut info = mem::zeroed::<libc::Dl_info>();
             let address = self.symbols.identity().unwrap_or_default();
-            if libc::dladdr(ptr::with_exposed_provenance(address), &mut info) != 0 {
-                libc::dlopen(info.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-            }
+            let pin = |name| libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            libc::dladdr(ptr::with_exposed_provenance(address), &mut info) != 0
+                && (self.never_unloaded || !pin(info.dli_fname).is_null())
         }
     }
 }
@@ -387,7 +401,7 @@ const GONE: [extern "C" fn(); AT_MOST] = [gone::<0>, gone::<1>, gone::<2>, gone:
 
 extern "C" fn gone<const PLACE: usize>() {
     if let Some(libcrypto) = FOUND[PLACE].get() {
-        libcrypto.alive.store(false, Release);
+        libcrypto.stage.store(Stage::Gone as u8, Release);
         default_context::forget(libcrypto.carrier.load(Relaxed));
     }
 }
@@ -396,8 +410,8 @@ extern "C" fn gone<const PLACE: usize>() {
 
 /// Sees to it that no other thread looks while this one forks, and that the child, which
 /// can't look, knows what stays loaded.
-pub fn before_fork(patience: Duration) {
-    if take_turn(patience) && has_threads() && is_anything_new() {
+pub fn before_fork() {
+    if take_turn(PATIENCE) && has_threads() && is_anything_new() {
         find(|libcrypto| libcrypto.never_unloaded);
         NEXT.store(ptr::null_mut(), Release);
         PENDING.store(true, Release);

@@ -21,9 +21,8 @@ use std::sync::atomic::{
     AtomicU64, AtomicUsize,
     Ordering::{Relaxed, SeqCst},
 };
-use std::time::Duration;
 
-use crate::clock::now;
+use crate::clock::{PATIENCE, now};
 use crate::libcrypto;
 use crate::quiet::Quiet;
 
@@ -46,11 +45,6 @@ static FORKER: AtomicUsize = AtomicUsize::new(0);
 /// When it began, in milliseconds of the monotonic clock.
 static FORK_BEGAN: AtomicU64 = AtomicU64::new(0);
 
-/// How long a fork and the others wait for each other. No lock is held for long: what takes
-/// longer than this never comes. Then a signal handler forks that has interrupted this very
-/// thread, or other locks are in play.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 impl Lock {
     #[inline]
     fn take(&self) {
@@ -65,7 +59,7 @@ impl Lock {
     fn wait_for_fork(&self) {
         // SAFETY: it takes nothing.
         let this_thread = unsafe { libc::pthread_self() } as usize;
-        let end = FORK_BEGAN.load(Relaxed) + PATIENCE.as_millis() as u64;
+        let end = FORK_BEGAN.load(Relaxed) + PATIENCE;
         while ![0, this_thread].contains(&FORKER.load(Relaxed)) && now() < end {
             self.give_back();
             std::thread::yield_now();
@@ -160,11 +154,11 @@ pub fn keep_across_fork() {
             FORKER.store(libc::pthread_self() as usize, SeqCst);
             let mut until = std::mem::zeroed::<libc::timespec>();
             libc::clock_gettime(libc::CLOCK_REALTIME, &mut until);
-            until.tv_sec += PATIENCE.as_secs() as libc::time_t;
+            until.tv_sec += (PATIENCE / 1000) as libc::time_t;
             until
         };
         TABLE.iter().for_each(|lock| lock.drain(&until));
-        libcrypto::before_fork(PATIENCE);
+        libcrypto::before_fork();
     }
     extern "C" fn after_in_parent() {
         libcrypto::after_fork_in_parent();

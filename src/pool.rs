@@ -30,7 +30,8 @@ pub struct Pool {
     pass: Cell<Pass>,
     /// When this period began, in milliseconds.
     began: Cell<u64>,
-    until_look: Cell<u32>,
+    /// How many jobs were put here.
+    finished: Cell<u32>,
     /// Jobs made in this era.
     made: Cell<usize>,
     /// How many that may be; 0: any number.
@@ -55,8 +56,10 @@ pub struct Era(u32);
 
 /// In milliseconds: longer than what busy threads do again and again.
 const PERIOD: u64 = 10_000;
-/// The pool looks when so many jobs have finished, and makes as many shallow at the most, so
-/// that nobody waits for it.
+/// When so many jobs have finished, as many at the most are made shallow: no call that finishes
+/// a job takes much longer than others.
+const STEP: u32 = 16;
+/// When so many have, the pool looks whether the period is over.
 const LOOK_EVERY: u32 = 256;
 
 impl Pool {
@@ -73,7 +76,7 @@ impl Pool {
                 next: None,
             }),
             began: Cell::new(0),
-            until_look: Cell::new(LOOK_EVERY),
+            finished: Cell::new(0),
             made: Cell::new(0),
             limit: Cell::new(0),
             era: Cell::new(Era(0)),
@@ -99,41 +102,47 @@ impl Pool {
     pub fn put(&self, job: JobRef) {
         job.next_idle.set(self.top.replace(Some(job)));
         self.idle.set(self.idle.get() + 1);
-        let until_look = self.until_look.get() - 1;
-        self.until_look.set(until_look);
-        if until_look == 0 {
+        let finished = self.finished.get().wrapping_add(1);
+        self.finished.set(finished);
+        if finished % STEP == 0 {
             self.look_back();
         }
     }
 
     #[cold]
     fn look_back(&self) {
-        self.until_look.set(LOOK_EVERY);
-        libcrypto::look();
         let (lowest, lowest_top) = (self.lowest.get(), self.lowest_top.get());
-        let mut pass = self.pass.get();
         let mut shallow = self.shallow.get().min(lowest);
+        let mut pass = self.pass.get();
         pass.from = pass.from.min(lowest);
-        let now = clock::now();
-        let is_over = now - self.began.get() >= PERIOD;
-        if is_over {
-            self.began.set(now);
-            self.lowest.set(self.idle.get());
-            self.lowest_top.set(self.top.get());
-            pass.from = lowest;
+        if pass.at > lowest {
+            (pass.at, pass.next) = (lowest, lowest_top); // what it had come to was used since
         }
-        if is_over || pass.at > lowest {
-            (pass.at, pass.next) = (lowest, lowest_top);
-        }
-        for _ in 0..LOOK_EVERY {
+        for _ in 0..STEP {
             let Some(job) = pass.next.filter(|_| pass.at > shallow) else {
-                shallow = pass.from;
                 break;
             };
             job.make_shallow();
             (pass.at, pass.next) = (pass.at - 1, job.next_idle.get());
         }
+        let is_done = pass.at <= shallow;
+        if is_done {
+            shallow = pass.from;
+        }
         self.shallow.set(shallow);
+        if self.finished.get() % LOOK_EVERY == 0 {
+            libcrypto::look();
+            let now = clock::now();
+            // A clock that was put back begins a new period.
+            if now.wrapping_sub(self.began.get()) >= PERIOD {
+                self.began.set(now);
+                self.lowest.set(self.idle.get());
+                self.lowest_top.set(self.top.get());
+                if is_done {
+                    (pass.from, pass.at, pass.next) = (lowest, lowest, lowest_top);
+                }
+            }
+        }
         self.pass.set(pass);
     }
 

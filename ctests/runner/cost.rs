@@ -100,6 +100,9 @@ fn count(program: &Path, row: &str, loaded: &str, times: u64) -> Result<u64, Fai
 }
 
 fn within(cost: u64, recorded: u64) -> Result<(), Failed> {
+    if cost < recorded / 2 {
+        return Err(format!("it costs {cost}, half of {recorded}: was it done at all?").into());
+    }
     if cost <= recorded + recorded * ROOM / 100 {
         return Ok(());
     }
