@@ -1,6 +1,7 @@
 /* memory.c: what idle jobs keep of the memory that they have touched, and how it comes back. */
 #include "check.h"
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -184,6 +185,52 @@ CASE(jobs_that_are_gone_are_left_alone, OURS,
         light_work(2 * LOOK_EVERY);
     }
     burst(1000);
+    ASYNC_cleanup_thread();
+}
+
+CASE(what_is_used_meanwhile_comes_back_later, MEASURED,
+     "jobs that are used while others give back do so themselves, when they have not been needed")
+{
+    enum { COUNT = 1000 };
+    long before = resident(), high;
+
+    burst(COUNT);
+    high = resident();
+    for (int i = 0; i < 2; i++) {
+        put_forward += 11;
+        light_work(LOOK_EVERY);
+    }
+    burst(COUNT / 5);
+    put_forward += 11;
+    light_work(LOOK_EVERY);
+    light_seconds(25);
+    CHECK(resident() - before <= high / 8);
+    ASYNC_cleanup_thread();
+}
+
+/* The library's way to the system goes through the program here. */
+static int given_back;
+
+int madvise(void *start, size_t length, int advice)
+{
+    given_back += advice == MADV_DONTNEED;
+    return (int)syscall(SYS_madvise, start, length, advice);
+}
+
+CASE(what_has_come_back_costs_nothing_more, OURS,
+     "a job gives back once, not again and again as long as it is idle")
+{
+    enum { COUNT = 500 };
+
+    burst(COUNT);
+    light_seconds(25);
+    CHECK(given_back >= COUNT - 1);
+    given_back = 0;
+    light_seconds(50);
+    CHECK_INT(given_back, 0);
+    burst(COUNT);
+    light_seconds(25);
+    CHECK(given_back >= COUNT - 1);
     ASYNC_cleanup_thread();
 }
 

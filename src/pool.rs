@@ -25,7 +25,7 @@ pub struct Pool {
     /// The fewest there were in this period, and the topmost of those.
     lowest: Cell<usize>,
     lowest_top: Cell<Option<JobRef>>,
-    /// So many at the bottom have nothing more to give back, unless they were used since.
+    /// So many at the bottom had nothing more to give back after the last pass.
     shallow: Cell<usize>,
     pass: Cell<Pass>,
     /// When this period began, in milliseconds.
@@ -112,7 +112,7 @@ impl Pool {
     #[cold]
     fn look_back(&self) {
         let (lowest, lowest_top) = (self.lowest.get(), self.lowest_top.get());
-        let mut shallow = self.shallow.get().min(lowest);
+        let mut shallow = self.shallow.get();
         let mut pass = self.pass.get();
         pass.from = pass.from.min(lowest);
         if pass.at > lowest {
