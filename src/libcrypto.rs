@@ -99,11 +99,21 @@ impl Symbols {
 
 struct Libcrypto {
     symbols: Symbols,
-    never_unloaded: bool,
+    home: Home,
     /// A [`Stage`].
     stage: AtomicU8,
     /// Its place among the carried, if it has one.
     carrier: AtomicUsize,
+}
+
+/// Where a libcrypto is.
+#[derive(PartialEq, Eq)]
+enum Home {
+    /// Linked into the program.
+    Program,
+    /// In an object that asks never to be unloaded.
+    NeverUnloaded,
+    Unloadable,
 }
 
 /// How far a libcrypto has come.
@@ -281,7 +291,11 @@ fn find(suits: impl Fn(&Libcrypto) -> bool) -> *mut AtomicPtr<LinkMap> {
         let itself = object.contains(here);
         let mut stays = itself || is_needed_here(&object);
         if !itself && !object.function(c"ASYNC_start_job").is_null() {
-            let found = Libcrypto::new(Symbols::of(&object), object.is_never_unloaded());
+            let home = match object.is_never_unloaded() {
+                true => Home::NeverUnloaded,
+                false => Home::Unloadable,
+            };
+            let found = Libcrypto::new(Symbols::of(&object), home);
             weak_is_an_object |= found.symbols.identity() == weak.identity();
             stays |= suits(&found) && found.add();
         }
@@ -289,7 +303,7 @@ fn find(suits: impl Fn(&Libcrypto) -> bool) -> *mut AtomicPtr<LinkMap> {
         ControlFlow::Continue(())
     });
     if !weak_is_an_object {
-        Libcrypto::new(weak, true).add(); // it is in the program
+        Libcrypto::new(weak, Home::Program).add();
     }
     static NOTHING: AtomicPtr<LinkMap> = AtomicPtr::new(ptr::null_mut());
     let next = match last.flatten() {
@@ -326,10 +340,10 @@ fn is_needed_here(object: &Object) -> bool {
 }
 
 impl Libcrypto {
-    fn new(symbols: Symbols, never_unloaded: bool) -> Self {
+    fn new(symbols: Symbols, home: Home) -> Self {
         Self {
             symbols,
-            never_unloaded,
+            home,
             stage: AtomicU8::new(Stage::New as u8),
             carrier: AtomicUsize::new(usize::MAX),
         }
@@ -382,8 +396,9 @@ impl Libcrypto {
     /// Keeps it loaded. Another thread's `dlopen` may not have finished with it, or fail yet:
     /// `dladdr` waits for that.
     fn stays(&self) -> bool {
-        if FORKED.load(Relaxed) {
-            return self.never_unloaded;
+        let needs_no_pin = self.home != Home::Unloadable;
+        if self.home == Home::Program || FORKED.load(Relaxed) {
+            return needs_no_pin;
         }
         // SAFETY: `dladdr` takes any address; nothing is loaded by NOLOAD.
         unsafe {
@@ -391,7 +406,7 @@ impl Libcrypto {
             let address = self.symbols.identity().unwrap_or_default();
             let pin = |name| libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
             libc::dladdr(ptr::with_exposed_provenance(address), &mut info) != 0
-                && (self.never_unloaded || !pin(info.dli_fname).is_null())
+                && (needs_no_pin || !pin(info.dli_fname).is_null())
         }
     }
 }
@@ -412,7 +427,7 @@ extern "C" fn gone<const PLACE: usize>() {
 /// can't look, knows what stays loaded.
 pub fn before_fork() {
     if take_turn(PATIENCE) && has_threads() && is_anything_new() {
-        find(|libcrypto| libcrypto.never_unloaded);
+        find(|libcrypto| libcrypto.home != Home::Unloadable);
         NEXT.store(ptr::null_mut(), Release);
         PENDING.store(true, Release);
     }
