@@ -366,7 +366,14 @@ fn jobs_while_libraries_come_and_go() -> Result<(), Failed> {
     )?;
     library("libmissing.so", "int missing(void) { return 0; }", &[])?;
     let built = format!("-L{}", BUILT.display());
-    let needs_it = ["-Wl,-z,nodelete,--no-as-needed", &built, "-lmissing"];
+    let needs_it = [
+        "-Wl,-z,nodelete,--no-as-needed",
+        &built,
+        "-lm",
+        "-lresolv",
+        "-lanl",
+        "-lmissing",
+    ];
     library("failing.so", "int failing;", &needs_it)?;
     fs::remove_file(BUILT.join("libmissing.so"))?;
 
