@@ -1,7 +1,14 @@
 /* fork: both sides keep the forking thread's jobs, and every call works in the child. */
 #include "check.h"
+#include <link.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#ifdef WITH_LIBCRYPTO
+# include <openssl/err.h>
+#endif
 
 static char token;
 
@@ -540,3 +547,169 @@ CASE(fork_while_other_threads_use_the_same_context,
     ASYNC_WAIT_CTX_free(shared_ctx);
     CHECK_INT(cleaned, 0);
 }
+
+/* What a case has done between the library's own last work before a fork and the fork. */
+static void (*just_before_the_fork)(void);
+
+static void before_the_fork(void)
+{
+    if (just_before_the_fork != NULL)
+        just_before_the_fork();
+}
+
+/* What is registered first is called last, and the library registers its own when it is loaded. */
+static void register_first(void)
+{
+    pthread_atfork(before_the_fork, NULL, NULL);
+}
+__attribute__((section(".preinit_array"), used)) static void (*at_first)(void) = register_first;
+
+static void *sets_and_clears(void *unused)
+{
+    while (!atomic_load(&stop)) {
+        CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(shared_ctx, &token, 5, NULL, NULL), 1);
+        CHECK_INT(ASYNC_WAIT_CTX_clear_fd(shared_ctx, &token), 1);
+        atomic_fetch_add(&turns[0], 1);
+    }
+    return unused;
+}
+
+static double seconds(void)
+{
+    struct timespec now;
+
+    CHECK_INT(clock_gettime(CLOCK_MONOTONIC, &now), 0);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void watch_the_others(void)
+{
+    double start = seconds();
+    int before;
+
+    usleep(100000);
+    before = atomic_load(&turns[0]);
+    ASYNC_WAIT_CTX_free(ASYNC_WAIT_CTX_new());
+    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(shared_ctx, &turns, 6, NULL, NULL), 1);
+    CHECK_INT(ASYNC_WAIT_CTX_clear_fd(shared_ctx, &turns), 1);
+    usleep(100000);
+    CHECK(seconds() - start < 0.7);
+    CHECK_INT(atomic_load(&turns[0]), before);
+    while (atomic_load(&turns[0]) == before)
+        CHECK(seconds() - start < 5);
+}
+
+/* NOT_ON_VALGRIND: one of its threads runs at a time, and not when it should. */
+CASE(other_threads_wait_for_a_fork_and_not_for_ever, OURS | NOT_ON_VALGRIND,
+     "while a thread forks others change nothing, for a second at the most, and it never waits "
+     "for itself")
+{
+    pthread_t thread;
+    pid_t pid;
+
+    shared_ctx = ASYNC_WAIT_CTX_new();
+    CHECK_INT(pthread_create(&thread, NULL, sets_and_clears, NULL), 0);
+    while (atomic_load(&turns[0]) == 0)
+        usleep(1000);
+    just_before_the_fork = watch_the_others;
+    pid = fork_one();
+    if (pid == 0)
+        _exit(0);
+    expect_child_well(pid);
+    atomic_store(&stop, 1);
+    CHECK_INT(pthread_join(thread, NULL), 0);
+    ASYNC_WAIT_CTX_free(shared_ctx);
+}
+
+/* The library's mmap is the program's. It maps stacks while it holds a lock. */
+static _Thread_local int slow;
+static atomic_int in_mmap;
+
+void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t offset)
+{
+    if (slow) {
+        in_mmap = 1;
+        usleep(300000);
+        in_mmap = 0;
+    }
+    return (void *)syscall(SYS_mmap, at, length, protection, flags, fd, offset);
+}
+
+static void *starts_slowly(void *unused)
+{
+    slow = 1;
+    finish(start_counting(NULL, 1, 1), 2);
+    slow = 0;
+    ASYNC_cleanup_thread();
+    return unused;
+}
+
+CASE(a_fork_waits_for_what_others_are_at, OURS | NOT_ON_VALGRIND,
+     "a thread that forks waits until others have finished what they were changing")
+{
+    pthread_t thread;
+    pid_t pid;
+
+    CHECK_INT(pthread_create(&thread, NULL, starts_slowly, NULL), 0);
+    while (!in_mmap)
+        usleep(1000);
+    pid = fork_one();
+    if (pid == 0) {
+        CHECK(!in_mmap);
+        finish(start_counting(NULL, 1, 1), 2);
+        _exit(0);
+    }
+    expect_child_well(pid);
+    CHECK_INT(pthread_join(thread, NULL), 0);
+}
+
+#ifdef WITH_LIBCRYPTO
+static atomic_int in_the_loader;
+
+static int stays_a_while(struct dl_phdr_info *info, size_t size, void *unused)
+{
+    (void)info;
+    (void)size;
+    (void)unused;
+    in_the_loader = 1;
+    usleep(20000);
+    return 1;
+}
+
+/* Holds the loader's lock nearly all the time. */
+static void *looks_at_objects(void *unused)
+{
+    while (!atomic_load(&stop))
+        dl_iterate_phdr(stays_a_while, unused);
+    return NULL;
+}
+
+static void wait_for_the_loader(void)
+{
+    in_the_loader = 0;
+    while (!in_the_loader)
+        usleep(1000);
+}
+
+static void has_its_first_job(void)
+{
+    alarm(CHILD_SECONDS);
+    finish(start_counting(NULL, 1, 1), 2);
+    CHECK_INT(ASYNC_init_thread(1, 2), 0);
+    CHECK_INT(ERR_GET_LIB(ERR_get_error()), 51);
+}
+
+CASE(a_child_knows_the_libcrypto_that_nobody_has_looked_for, OURS | NEEDS_LIBCRYPTO,
+     "the first job of a process may be in a child, while a thread of its parent was in the loader")
+{
+    pthread_t thread;
+
+    CHECK_INT(pthread_create(&thread, NULL, looks_at_objects, NULL), 0);
+    while (!in_the_loader)
+        usleep(1000);
+    just_before_the_fork = wait_for_the_loader;
+    CHECK_INT(check_child(has_its_first_job, 0), 0);
+    atomic_store(&stop, 1);
+    CHECK_INT(pthread_join(thread, NULL), 0);
+}
+#endif

@@ -489,9 +489,19 @@ static int pause_give_6(void *arg)
 }
 
 /* Something that may be unloaded again, so that the loader's list has no end to hold on to. */
+static void *plug_in;
+static int plug_in_goes;
+
 static void bring_plug_in(void)
 {
-    CHECK(dlopen("libanl.so.1", RTLD_NOW | RTLD_LOCAL) != NULL);
+    plug_in = dlopen("libanl.so.1", RTLD_NOW | RTLD_LOCAL);
+    CHECK(plug_in != NULL);
+}
+
+static void bring_plug_in_that_goes(void)
+{
+    bring_plug_in();
+    plug_in_goes = 1;
 }
 
 static void libcrypto_after_a_job(void)
@@ -698,6 +708,8 @@ static void two_libcryptos(void (*between)(void), int jobs_after)
     bring_libcrypto();
     between();
     run_jobs(1);
+    if (plug_in_goes)
+        CHECK_INT(dlclose(plug_in), 0);
     copy = bring_second_libcrypto();
     run_jobs(jobs_after);
     second_new = (OSSL_LIB_CTX *(*)(void))dlsym(copy, "OSSL_LIB_CTX_new");
@@ -740,6 +752,12 @@ CASE(a_second_libcrypto_may_come_after_a_plug_in, OURS,
      "so it is, after some 256 jobs, if something was brought in between that may be unloaded")
 {
     two_libcryptos(bring_plug_in, 256);
+}
+
+CASE(a_second_libcrypto_may_take_a_plug_ins_place, OURS,
+     "so it is if as many objects are loaded then as before it came")
+{
+    two_libcryptos(bring_plug_in_that_goes, 256);
 }
 
 CASE(rsasync_brings_no_libcrypto, OURS,

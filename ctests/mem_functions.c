@@ -487,6 +487,32 @@ CASE(a_smaller_stack_is_not_left, OURS,
     check_piece(128 * KIB, 16 * KIB, 8 * KIB);
 }
 
+CASE(a_stack_below_2_kib_is_none, OURS,
+     "what alloc leaves in *num may be 2 KiB; if it is less there is no job, and free gets it back")
+{
+    static const size_t too_small[] = { 0, 1, 64, 2 * KIB - 1 };
+    ASYNC_JOB *job = NULL;
+    int i, ret = 77;
+
+    CHECK_INT(ASYNC_set_mem_functions(piece_alloc, log_free), 1);
+    memset(arena, PATTERN, sizeof arena);
+    piece_at = 128 * KIB;
+    for (i = 0; i < 4; i++) {
+        piece_size = too_small[i];
+        CHECK_INT(ASYNC_start_job(&job, NULL, &ret, give_5, NULL, 0), ASYNC_NO_JOBS);
+        CHECK_INT(ret, 77);
+        check_all_freed(i + 1);
+    }
+    check_queue_is_empty();
+    piece_size = 2 * KIB;
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, give_5, NULL, 0), ASYNC_FINISH);
+    CHECK_INT(ret, 5);
+    ASYNC_cleanup_thread();
+    check_all_freed(5);
+    for (i = 0; i < ARENA; i++)
+        CHECK(arena[i] == PATTERN || (size_t)i - piece_at < piece_size);
+}
+
 CASE(a_stack_may_lie_anywhere, OURS,
      "a stack need not be aligned, and its size may be odd")
 {

@@ -388,6 +388,39 @@ CASE(contexts_may_be_freed_on_another_thread, EVERYWHERE,
     CHECK(bytes_in_use() < before + (64 << 10));
 }
 
+static sem_t more;
+
+static void *frees_contexts_time_and_again(void *arg)
+{
+    for (int i = 0; i < 100; i++) {
+        wait_for(&more);
+        frees_contexts(NULL);
+        CHECK_INT(sem_post(&done), 0);
+    }
+    return arg;
+}
+
+CASE(a_thread_that_only_frees_contexts_hoards_none, EVERYWHERE,
+     "contexts made on one thread and freed on another, which lives on, leave no memory in use")
+{
+    size_t before = 0;
+    pthread_t thread;
+
+    CHECK_INT(sem_init(&more, 0, 0), 0);
+    CHECK_INT(sem_init(&done, 0, 0), 0);
+    CHECK_INT(pthread_create(&thread, NULL, frees_contexts_time_and_again, NULL), 0);
+    for (int i = 0; i < 100; i++) {
+        if (i == 4)
+            before = bytes_in_use();
+        makes_contexts(NULL);
+        CHECK_INT(sem_post(&more), 0);
+        wait_for(&done);
+    }
+    CHECK_INT(pthread_join(thread, NULL), 0);
+    /* 4000 contexts: with an entry each, more than a quarter of a megabyte. */
+    CHECK(bytes_in_use() < before + (64 << 10));
+}
+
 #ifndef ON_LIBCRYPTO
 CASE(a_thread_that_ends_gives_its_idle_jobs_back, OURS,
      "the end of a thread frees its idle jobs, and counts none of them as abandoned")
@@ -512,6 +545,7 @@ static void use_everything_again(int which)
 {
     CHECK(ASYNC_get_current_job() == NULL);
     use_everything();
+    CHECK_INT(ASYNC_init_thread(3, 2), 1); /* idle jobs, which nobody may use any more */
     if (++rounds[which] < PTHREAD_DESTRUCTOR_ITERATIONS)
         CHECK_INT(pthread_setspecific(keys[which], &keys), 0);
 }
@@ -850,6 +884,45 @@ CASE(destructors_may_follow_cancellation_in_a_job, OURS,
     CHECK_INT(after_calls, 2);
     ASYNC_WAIT_CTX_free(left_ctx);
 }
+
+#ifdef __x86_64__
+/* What no unwinder gets past: the compiler tells of the functions that it makes, not of this. */
+int exits_unseen(void *args);
+__asm__(".type exits_unseen, @function\n"
+        "exits_unseen:\n\t"
+        "sub $8, %rsp\n\t"
+        "xor %edi, %edi\n\t"
+        "call pthread_exit@PLT");
+
+static void after_the_unseen_job(void *arg)
+{
+    (void)arg;
+    CHECK(ASYNC_get_current_job() == NULL);
+    CHECK_INT(ASYNC_pause_job(), 1);
+    use_everything();
+    after_calls++;
+}
+
+static void *ends_unseen(void *arg)
+{
+    ASYNC_JOB *job = NULL;
+    int ret;
+
+    run_a_job(NULL, 1);
+    CHECK_INT(pthread_key_create(&after_keys[0], after_the_unseen_job), 0);
+    CHECK_INT(pthread_setspecific(after_keys[0], arg), 0);
+    ASYNC_start_job(&job, NULL, &ret, exits_unseen, NULL, 0);
+    check_fail(__FILE__, __LINE__, "the thread has ended");
+}
+
+/* As above. */
+CASE(a_thread_may_end_in_a_job_that_cannot_be_unwound, OURS,
+     "a job that no unwinder gets out of is left when its thread ends, too")
+{
+    on_thread(ends_unseen, &token_a);
+    CHECK_INT(after_calls, 1);
+}
+#endif
 
 #ifndef ON_LIBCRYPTO
 static void *ends_in_a_job_with_another_paused(void *arg)

@@ -1,6 +1,7 @@
 /* Wait contexts: which fds they hold, in which order, with which marks, and who cleans up. */
 #include "check.h"
 #include <limits.h>
+#include <malloc.h>
 #include <pthread.h>
 
 #define UNTOUCHED (-77)
@@ -477,6 +478,18 @@ CASE(a_pause_that_does_not_happen_leaves_the_marks, EVERYWHERE,
     ASYNC_WAIT_CTX_free(ctx);
 }
 
+CASE(both_counts_may_have_one_place, EVERYWHERE,
+     "where get_changed_fds is given one place for both counts it leaves that of the deleted ones")
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+    size_t n = 77;
+
+    set(ctx, &key_a, 1);
+    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &n, NULL, &n), 1);
+    CHECK_INT(n, 0);
+    ASYNC_WAIT_CTX_free(ctx);
+}
+
 CASE(other_contexts_jobs_leave_the_marks, EVERYWHERE,
      "resuming a job clears the marks of its own context and of no other")
 {
@@ -657,6 +670,28 @@ CASE(hundreds_of_fds_keep_order_and_marks, EVERYWHERE,
         code = ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0);
     CHECK(job == NULL);
     ASYNC_WAIT_CTX_free(ctx);
+}
+
+/* NOT_ON_VALGRIND: its malloc does not tell. */
+CASE(a_large_context_gives_its_memory_back, EVERYWHERE | NOT_ON_VALGRIND,
+     "what hundreds of fds took is free again after their context, were they cleared or not")
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+    size_t before;
+
+    set(ctx, &key_a, 1);
+    ASYNC_WAIT_CTX_free(ctx);
+    before = mallinfo2().uordblks;
+    for (int clear = 0; clear < 2; clear++) {
+        ctx = ASYNC_WAIT_CTX_new();
+        for (int i = 0; i < 1000; i++)
+            set(ctx, &key_a, i);
+        CHECK(mallinfo2().uordblks > before + 16000);
+        for (int i = 0; clear && i < 1000; i++)
+            CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &key_a), 1);
+        ASYNC_WAIT_CTX_free(ctx);
+        CHECK(mallinfo2().uordblks < before + 2000);
+    }
 }
 
 CASE(free_calls_cleanups_newest_first, EVERYWHERE,
@@ -999,6 +1034,40 @@ static void *frees_on_a_thread(void *ctx)
     return NULL;
 }
 
+static void *frees_and_makes_on_a_thread(void *ctx)
+{
+    static ASYNC_WAIT_CTX *fresh[16];
+
+    ASYNC_WAIT_CTX_free(ctx);
+    for (int i = 0; i < 16; i++) {
+        fresh[i] = ASYNC_WAIT_CTX_new();
+        set(fresh[i], &key_a, i);
+    }
+    return fresh;
+}
+
+/* As above; what a thread numbers by itself must not meet what another one does. */
+CASE(an_orphan_leaves_other_threads_contexts_alone, OURS,
+     "the resumed job of a context that another thread freed clears no marks of that thread's own")
+{
+    for (int n = 0; n < 4; n++) {
+        ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new(), **fresh;
+        ASYNC_JOB *job = start_paused(ctx, 1);
+        pthread_t thread;
+        void *made;
+
+        CHECK_INT(pthread_create(&thread, NULL, frees_and_makes_on_a_thread, ctx), 0);
+        CHECK_INT(pthread_join(thread, &made), 0);
+        fresh = made;
+        CHECK(ASYNC_get_wait_ctx(job) == NULL);
+        resume(&job, ASYNC_FINISH);
+        for (int i = 0; i < 16; i++) {
+            expect_changed(fresh[i], FDS(i), NONE);
+            ASYNC_WAIT_CTX_free(fresh[i]);
+        }
+    }
+}
+
 /* In libcrypto the resumed jobs would write into the freed context. */
 CASE(all_paused_jobs_of_a_context_become_orphans, OURS,
      "freeing a context, on another thread too, makes orphans of all its paused jobs and of no "
@@ -1117,6 +1186,26 @@ CASE(a_context_freed_by_a_nested_job, OURS,
                               NULL, 0), ASYNC_PAUSE);
     CHECK(ASYNC_get_wait_ctx(job) == NULL);
     resume(&job, ASYNC_FINISH);
+}
+
+/* libcrypto corrupts its heap. */
+CASE(a_context_freed_twice_does_no_harm, OURS,
+     "freeing a context twice, with no new one made meanwhile, cleans up once and spoils none")
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new(), *one, *two;
+
+    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &key_a, 1, NULL, note_cleanup), 1);
+    ASYNC_WAIT_CTX_free(ctx);
+    ASYNC_WAIT_CTX_free(ctx);
+    expect_cleaned(FDS(1));
+    one = ASYNC_WAIT_CTX_new();
+    two = ASYNC_WAIT_CTX_new();
+    CHECK(one != two);
+    set(one, &key_a, 1);
+    expect_changed(two, NONE, NONE);
+    ASYNC_WAIT_CTX_free(one);
+    expect_changed(two, NONE, NONE);
+    ASYNC_WAIT_CTX_free(two);
 }
 
 CASE(freeing_null_does_nothing, EVERYWHERE, "ASYNC_WAIT_CTX_free(NULL) does nothing")
