@@ -433,7 +433,7 @@ CASE(freed_stacks_go_back, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
     CHECK(resident() - before <= MIB);
 }
 
-/* All that the process has mapped, in bytes. */
+/* All that the process has mapped, in bytes: that of sanitizers is in it. */
 static long mapped(void)
 {
     FILE *f = fopen("/proc/self/statm", "r");
@@ -445,7 +445,7 @@ static long mapped(void)
     return all * (long)page();
 }
 
-CASE(address_space_is_used_again, OURS | NOT_ON_VALGRIND,
+CASE(address_space_is_used_again, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
      "jobs take address space for no more than twice their number; what was freed serves again, "
      "while a job is left beside it, and goes back with the last job")
 {
@@ -477,7 +477,8 @@ CASE(address_space_is_used_again, OURS | NOT_ON_VALGRIND,
     free(first_frames);
 }
 
-CASE(scarce_address_space_is_taken_with_care, OURS | NOT_ON_VALGRIND,
+/* ThreadSanitizer itself has no room there. */
+CASE(scarce_address_space_is_taken_with_care, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "where the process may have only so much address space, jobs take no more than they need")
 {
     enum { COUNT = 300 };

@@ -672,8 +672,9 @@ CASE(hundreds_of_fds_keep_order_and_marks, EVERYWHERE,
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-/* NOT_ON_VALGRIND: its malloc does not tell. */
-CASE(a_large_context_gives_its_memory_back, EVERYWHERE | NOT_ON_VALGRIND,
+/* Their malloc does not tell. */
+CASE(a_large_context_gives_its_memory_back,
+     EVERYWHERE | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
      "what hundreds of fds took is free again after their context, were they cleared or not")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
