@@ -104,7 +104,7 @@ impl Pool {
         self.idle.set(self.idle.get() + 1);
         let finished = self.finished.get().wrapping_add(1);
         self.finished.set(finished);
-        if finished % STEP == 0 {
+        if finished.is_multiple_of(STEP) {
             self.look_back();
         }
     }
@@ -130,7 +130,7 @@ impl Pool {
             shallow = pass.from;
         }
         self.shallow.set(shallow);
-        if self.finished.get() % LOOK_EVERY == 0 {
+        if self.finished.get().is_multiple_of(LOOK_EVERY) {
             libcrypto::look();
             let now = clock::now();
             // A clock that was put back begins a new period.
