@@ -111,6 +111,10 @@ impl Pool {
 
     #[cold]
     fn look_back(&self) {
+        let asks_clock = self.finished.get().is_multiple_of(LOOK_EVERY);
+        if asks_clock {
+            libcrypto::look(); // it may run jobs: nothing of the pool is held meanwhile
+        }
         let (lowest, lowest_top) = (self.lowest.get(), self.lowest_top.get());
         let mut shallow = self.shallow.get();
         let mut pass = self.pass.get();
@@ -130,8 +134,7 @@ impl Pool {
             shallow = pass.from;
         }
         self.shallow.set(shallow);
-        if self.finished.get().is_multiple_of(LOOK_EVERY) {
-            libcrypto::look();
+        if asks_clock {
             let now = clock::now();
             // A clock that was put back begins a new period.
             if now.wrapping_sub(self.began.get()) >= PERIOD {
