@@ -1,5 +1,5 @@
 /* memory.c: what idle jobs keep of the memory that they have touched, and how it comes back. */
-#include "check.h"
+#include "process.h"
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -13,18 +13,6 @@ enum { KIB = 1024, DEEP = 64 * KIB };
 
 /* The process's resident memory is looked at, and that of these is in it. */
 enum { MEASURED = OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN };
-
-/* The process's resident memory in bytes, less the pages of files, which come and go. */
-static long resident(void)
-{
-    FILE *f = fopen("/proc/self/statm", "r");
-    long all, here, of_files;
-
-    CHECK(f != NULL);
-    CHECK_INT(fscanf(f, "%ld %ld %ld", &all, &here, &of_files), 3);
-    fclose(f);
-    return (here - of_files) * sysconf(_SC_PAGESIZE);
-}
 
 /* ---- jobs that go deep ---- */
 

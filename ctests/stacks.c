@@ -1,5 +1,5 @@
 /* stacks.c: what a job's stack holds and costs, and that leaving it faults. */
-#include "check.h"
+#include "process.h"
 #include <alloca.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -26,18 +26,6 @@ enum { OWN = 8 * KIB };
 static size_t page(void)
 {
     return (size_t)sysconf(_SC_PAGESIZE);
-}
-
-/* The process's resident memory in bytes, less the pages of files, which come and go. */
-static long resident(void)
-{
-    FILE *f = fopen("/proc/self/statm", "r");
-    long all, here, of_files;
-
-    CHECK(f != NULL);
-    CHECK_INT(fscanf(f, "%ld %ld %ld", &all, &here, &of_files), 3);
-    fclose(f);
-    return (here - of_files) * (long)page();
 }
 
 /* ---- jobs in numbers ---- */

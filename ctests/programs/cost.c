@@ -2,7 +2,7 @@
  * cost.c: does one thing so many times, so that a counter of instructions can tell what it costs
  * by the difference of two runs; or tells what paused jobs cost in memory.
  */
-#include "check.h"
+#include "process.h"
 #include <dlfcn.h>
 
 /* The libraries that the process has beside rsasync: their names, divided by colons. */
@@ -103,22 +103,6 @@ CASE(resume_pause, OURS, "a job that pauses again and again")
     times(resume);
     ends = 1;
     resume();
-}
-
-/* A line of /proc/self/status, in KiB. */
-static long kib(const char *name)
-{
-    char line[256];
-    long value = -1;
-    FILE *status = fopen("/proc/self/status", "r");
-
-    CHECK(status != NULL);
-    while (fgets(line, sizeof(line), status) != NULL)
-        if (strncmp(line, name, strlen(name)) == 0)
-            value = atol(line + strlen(name));
-    fclose(status);
-    CHECK(value >= 0);
-    return value;
 }
 
 CASE(memory, OURS, "prints the bytes of memory and of page tables that each paused job has")

@@ -2,7 +2,7 @@
  * million.c: as many paused jobs as asked for, in one thread; all are resumed, then released.
  * At the end the process has no more memory than at the start.
  */
-#include "check.h"
+#include "process.h"
 #include <sys/mman.h>
 #include <time.h>
 
@@ -14,22 +14,6 @@ static double now(void)
 
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
-}
-
-/* A line of /proc/self/status, in KiB. */
-static long kib(const char *name)
-{
-    char line[256];
-    long value = -1;
-    FILE *status = fopen("/proc/self/status", "r");
-
-    CHECK(status != NULL);
-    while (fgets(line, sizeof(line), status) != NULL)
-        if (strncmp(line, name, strlen(name)) == 0)
-            value = atol(line + strlen(name));
-    fclose(status);
-    CHECK(value >= 0);
-    return value;
 }
 
 static int mappings(void)
