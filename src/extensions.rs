@@ -75,11 +75,13 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
 ///
 /// Handles of jobs that have finished are invalid then, as after ASYNC_cleanup_thread().
 ///
-/// Without this call an idle job keeps its stack until ASYNC_cleanup_thread() or the thread's
-/// end, and what that has touched until the thread has done without the job for a period of at
-/// least ten seconds. Then it comes down to one page (4 KiB, mostly): one such job for each
-/// other that finishes, as this library works only when it is called. This holds for stacks
-/// from the default functions of ASYNC_get_mem_functions(), in memory that is not locked.
+/// Without this call idle jobs keep their stacks until ASYNC_cleanup_thread(), ASYNC_init_thread()
+/// or the thread's end, but what those have touched goes back, by this rule. Whenever 256 jobs
+/// of a thread have finished, it looks how many of its idle jobs it has not needed for a period
+/// of at least ten seconds. With each job that finishes from then on, one of those comes down
+/// to one page (4 KiB, mostly). A thread whose jobs don't finish gives nothing back. The rule
+/// holds for stacks from the default functions of ASYNC_get_mem_functions(), in memory that is
+/// not locked.
 ///
 /// @return the bytes of memory that the system got back, without those that were locked; of
 ///         stacks from a program's own function, all the bytes that its other function got

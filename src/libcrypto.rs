@@ -16,7 +16,7 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU64, AtomicUsize,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
 };
 
 use crate::clock::{PATIENCE, now};
@@ -109,9 +109,10 @@ struct Libcrypto {
 /// Where a libcrypto is.
 #[derive(PartialEq, Eq)]
 enum Home {
-    /// Linked into the program.
-    Program,
-    /// In an object that asks never to be unloaded.
+    /// It is what this library was linked to, or never unloaded and there since this library
+    /// was loaded: nobody is at work on it.
+    Settled,
+    /// In an object that asks never to be unloaded, once it is loaded.
     NeverUnloaded,
     Unloadable,
 }
@@ -190,6 +191,9 @@ struct LinkMap {
 /// The program's node: the first in the list.
 static PROGRAM: AtomicPtr<LinkMap> = AtomicPtr::new(ptr::null_mut());
 
+/// An address in what was the last in the list when this library was loaded; 0: unknown.
+static LAST_AT_LOAD: AtomicUsize = AtomicUsize::new(0);
+
 /// Where the loader puts what it loads next: while nothing is there, nothing was loaded since
 /// the last look. NULL: who knows?
 static NEXT: AtomicPtr<AtomicPtr<LinkMap>> = AtomicPtr::new(ptr::null_mut());
@@ -214,6 +218,9 @@ pub fn find_list_of_objects() {
             libc::dlinfo(program, libc::RTLD_DI_LINKMAP, place);
         }
     }
+    // No other thread's dlclose is under way while the loader runs constructors.
+    let last = last_in_list().map_or(0, |last| last.dynamic.addr());
+    LAST_AT_LOAD.store(last, Relaxed);
 }
 
 /// Something was found that was not called into yet: what a child still can look for.
@@ -246,8 +253,15 @@ pub fn look() {
         return;
     }
     let _quiet = Quiet::new();
-    if !take_turn(PATIENCE) {
-        return; // its holder waits for this thread, which may be loading something
+    // Its holder may wait for this thread, or for a slow `dlopen`: once there is a libcrypto,
+    // others are not waited for.
+    let patience = if alive().next().is_some() {
+        0
+    } else {
+        PATIENCE
+    };
+    if !take_turn(patience) {
+        return;
     }
     let mut seen = SEEN.load(Relaxed);
     let mut next = NEXT.load(Relaxed);
@@ -257,7 +271,7 @@ pub fn look() {
     }
     for (libcrypto, gone) in FOUND.iter().map_while(OnceLock::get).zip(GONE) {
         if !libcrypto.initialise(gone) {
-            next = ptr::null_mut();
+            next = watch_nothing();
         }
     }
     PENDING.store(false, Relaxed);
@@ -286,32 +300,43 @@ fn find(suits: impl Fn(&Libcrypto) -> bool) -> *mut AtomicPtr<LinkMap> {
     let weak = unsafe { WEAK };
     let mut weak_is_an_object = false;
     let (mut last, mut last_stays) = (None, false);
+    let mut at_load = LAST_AT_LOAD.load(Relaxed) != 0;
     for_each_object(|object| {
         let last = *last.get_or_insert_with(last_in_list);
         let itself = object.contains(here);
         let mut stays = itself || is_needed_here(&object);
         if !itself && !object.function(c"ASYNC_start_job").is_null() {
+            let symbols = Symbols::of(&object);
+            let is_weak = symbols.identity() == weak.identity();
             let home = match object.is_never_unloaded() {
+                never if is_weak || never && at_load => Home::Settled,
                 true => Home::NeverUnloaded,
                 false => Home::Unloadable,
             };
-            let found = Libcrypto::new(Symbols::of(&object), home);
-            weak_is_an_object |= found.symbols.identity() == weak.identity();
+            let found = Libcrypto::new(symbols, home);
+            weak_is_an_object |= is_weak;
             stays |= suits(&found) && found.add();
         }
+        at_load &= !object.contains(LAST_AT_LOAD.load(Relaxed));
         last_stays |= stays && last.is_some_and(|last| object.contains(last.dynamic.addr()));
         ControlFlow::Continue(())
     });
     if !weak_is_an_object {
-        Libcrypto::new(weak, Home::Program).add();
+        Libcrypto::new(weak, Home::Settled).add();
     }
+    match last.flatten() {
+        Some(last) if last_stays => (&raw const last.next).cast_mut(),
+        _ => watch_nothing(),
+    }
+}
+
+/// What [`NEXT`] is where the list can't tell.
+fn watch_nothing() -> *mut AtomicPtr<LinkMap> {
     static NOTHING: AtomicPtr<LinkMap> = AtomicPtr::new(ptr::null_mut());
-    let next = match last.flatten() {
-        Some(last) if last_stays => &raw const last.next,
-        _ if FOUND[0].get().is_none() => ptr::null(),
-        _ => &raw const NOTHING,
-    };
-    next.cast_mut()
+    if FOUND[0].get().is_none() {
+        return ptr::null_mut();
+    }
+    (&raw const NOTHING).cast_mut()
 }
 
 /// The last object in the loader's list. Under the loader's lock.
@@ -386,28 +411,38 @@ impl Libcrypto {
             if alive && let Some(place) = default_context::carry(&self.symbols) {
                 self.carrier.store(place, Relaxed);
             }
-            if alive {
-                let _ = (self.stage).compare_exchange(NEW, Stage::Alive as u8, Release, Relaxed);
+            let alive = alive
+                && (self.stage)
+                    .compare_exchange(NEW, Stage::Alive as u8, AcqRel, Acquire)
+                    .is_ok();
+            if !alive {
+                default_context::forget(self.carrier.load(Relaxed)); // it is gone meanwhile
             }
         }
         true
     }
 
     /// Keeps it loaded. Another thread's `dlopen` may not have finished with it, or fail yet:
-    /// `dladdr` waits for that.
+    /// `dladdr` waits for that. Then something else may be in its place.
     fn stays(&self) -> bool {
-        let needs_no_pin = self.home != Home::Unloadable;
-        if self.home == Home::Program || FORKED.load(Relaxed) {
-            return needs_no_pin;
+        if self.home == Home::Settled || FORKED.load(Relaxed) {
+            return self.home == Home::Settled;
         }
+        let address = self.symbols.identity().unwrap_or_default();
         // SAFETY: `dladdr` takes any address; nothing is loaded by NOLOAD.
-        unsafe {
+        let is_kept = unsafe {
             let mut info = mem::zeroed::<libc::Dl_info>();
-            let address = self.symbols.identity().unwrap_or_default();
             let pin = |name| libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
             libc::dladdr(ptr::with_exposed_provenance(address), &mut info) != 0
-                && (needs_no_pin || !pin(info.dli_fname).is_null())
-        }
+                && (self.home == Home::NeverUnloaded || !pin(info.dli_fname).is_null())
+        };
+        let mut is_there = false;
+        for_each_object(|object| {
+            is_there |=
+                object.contains(address) && Symbols::of(&object).identity() == Some(address);
+            ControlFlow::Continue(())
+        });
+        is_kept && is_there
     }
 }
 
@@ -416,25 +451,32 @@ const GONE: [extern "C" fn(); AT_MOST] = [gone::<0>, gone::<1>, gone::<2>, gone:
 
 extern "C" fn gone<const PLACE: usize>() {
     if let Some(libcrypto) = FOUND[PLACE].get() {
-        libcrypto.stage.store(Stage::Gone as u8, Release);
+        libcrypto.stage.swap(Stage::Gone as u8, AcqRel);
         default_context::forget(libcrypto.carrier.load(Relaxed));
     }
 }
 
 // ---- fork ----------------------------------------------------------------------------
 
+/// The thread that forks has got the turn to look. Only that one uses this.
+static FORKER_LOOKS: AtomicBool = AtomicBool::new(false);
+
 /// Sees to it that no other thread looks while this one forks, and that the child, which
 /// can't look, knows what stays loaded.
 pub fn before_fork() {
-    if take_turn(PATIENCE) && has_threads() && is_anything_new() {
-        find(|libcrypto| libcrypto.home != Home::Unloadable);
+    let got_turn = take_turn(PATIENCE);
+    FORKER_LOOKS.store(got_turn, Relaxed);
+    if got_turn && has_threads() && !FORKED.load(Relaxed) && is_anything_new() {
+        find(|libcrypto| libcrypto.home == Home::Settled);
         NEXT.store(ptr::null_mut(), Release);
         PENDING.store(true, Release);
     }
 }
 
 pub fn after_fork_in_parent() {
-    LOOKING.store(false, Release);
+    if FORKER_LOOKS.load(Relaxed) {
+        LOOKING.store(false, Release);
+    }
 }
 
 pub fn after_fork_in_child() {

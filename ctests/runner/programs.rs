@@ -387,7 +387,12 @@ fn jobs_while_libraries_come_and_go() -> Result<(), Failed> {
         output_of(run.args(tool).arg(&program).arg("loading")).map(drop)
     };
     (0..TIMES).try_for_each(|_| run(&[]))?;
-    run(&["valgrind", "--quiet", "--error-exitcode=9"])
+    run(&[
+        "valgrind",
+        "--fair-sched=try",
+        "--quiet",
+        "--error-exitcode=9",
+    ])
 }
 
 /// The number in RSASYNC_STATS's line.
