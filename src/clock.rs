@@ -1,8 +1,8 @@
 //! The time, in milliseconds, and how long to be patient.
 
-/// How long threads wait for each other around a fork, or while one looks for a libcrypto. No
-/// lock is held for long: what takes longer than this never comes. Then a signal handler forks
-/// that has interrupted this very thread, or other locks are in play.
+/// How long threads wait for each other around a fork, or while one looks for a libcrypto. What
+/// takes longer than this may never come: then a signal handler forks that has interrupted this
+/// very thread, other locks are in play, or a `dlopen` waits for us.
 pub const PATIENCE: u64 = 1000;
 
 /// Milliseconds of the monotonic clock.

@@ -230,8 +230,7 @@ fn is_anything_new() -> bool {
     if FORKED.load(Relaxed) {
         return PENDING.load(Acquire);
     }
-    let seen = SEEN.load(Acquire);
-    seen == 0 || seen != objects_ever_loaded() + 1
+    SEEN.load(Acquire) != objects_ever_loaded() + 1
 }
 
 /// Whether it is worth a look. False if nothing was loaded since the last.
