@@ -59,7 +59,7 @@ soak: library
 	@sh ctests/needs
 	@mkdir -p $(SOAK)
 	@ln -sf ../release/librsasync.so $(SOAK)/librsasync.so.$(MAJOR)
-	$(CC) -std=gnu11 -g -O1 -pthread -DWITH_LIBCRYPTO -Iinclude -Ictests ctests/programs/soak.c \
+	$(CC) -std=gnu11 -g -O1 -pthread -DWITH_LIBCRYPTO -Iinclude -Ictests/include ctests/programs/soak.c \
 	    -o $(SOAK)/soak -Ltarget/release -lrsasync -lcrypto -Wl,-rpath,$(CURDIR)/$(SOAK)
 	SECONDS=$(or $(SECONDS),60) $(SOAK)/soak soak
 

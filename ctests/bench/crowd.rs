@@ -8,7 +8,7 @@ use std::ptr;
 use std::sync::Barrier;
 use std::thread;
 
-use checks::functions::Pointer;
+use harness::functions::Pointer;
 use indicatif::ProgressBar;
 use procfs::process::Process;
 use procfs::{Current, Meminfo};

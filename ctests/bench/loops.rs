@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_long, c_void};
 use std::path::Path;
 use std::ptr;
 
-use checks::functions::{Async, Libcrypto, Pointer};
+use harness::functions::{Async, Libcrypto, Pointer};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 /// Nanoseconds for each of so many turns.

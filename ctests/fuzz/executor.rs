@@ -13,7 +13,7 @@ use std::ptr;
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::thread::{self, JoinHandle};
 
-use checks::functions::{CallbackFn, Callbacks, Pointer};
+use harness::functions::{CallbackFn, Callbacks, Pointer};
 
 use crate::event::{Ctx, Event, Job, UNTOUCHED};
 use crate::library::Functions;

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::path::Path;
 
-use checks::functions::{Async, Callbacks, Defaults, Libcrypto, Pointer};
+use harness::functions::{Async, Callbacks, Defaults, Libcrypto, Pointer};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use crate::model::Features;

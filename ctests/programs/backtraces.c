@@ -1,5 +1,5 @@
 /* backtraces.c: for a debugger with breakpoints at stop_here and ASYNC_block_pause. */
-#include "../check.h"
+#include "check.h"
 
 #define NOINLINE __attribute__((noinline))
 

@@ -1,5 +1,5 @@
 /* bugs.c: cases with a bug each, in a function that a job calls, for a sanitizer to find. */
-#include "../check.h"
+#include "check.h"
 #include <pthread.h>
 #include <sched.h>
 

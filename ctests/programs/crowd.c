@@ -1,5 +1,5 @@
 /* crowd.c: many jobs, with jobs of their own, switched to and from in all directions. */
-#include "../check.h"
+#include "check.h"
 #include <pthread.h>
 
 enum { JOBS = 100, ROUNDS = 3 };

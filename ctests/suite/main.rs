@@ -1,27 +1,19 @@
 //! Runs what checks the library from outside, in parallel, each check with a time limit.
 //! `cargo test -- NAME` runs those whose name contains NAME.
 
-#[path = "runner/bugs.rs"]
 mod bugs;
-#[path = "runner/cost.rs"]
 mod cost;
-#[path = "runner/endurance.rs"]
 mod endurance;
-#[path = "runner/faults.rs"]
 mod faults;
-#[path = "runner/fuzz.rs"]
 mod fuzz;
-#[path = "runner/plain_switch.rs"]
 mod plain_switch;
-#[path = "runner/surface.rs"]
 mod surface;
-#[path = "runner/watchers.rs"]
 mod watchers;
 
 use std::process::exit;
 
-use checks::openssl::SYSTEM;
-use checks::{chapters, programs};
+use harness::openssl::SYSTEM;
+use harness::{chapters, programs};
 use libtest_mimic::Trial;
 
 fn main() {

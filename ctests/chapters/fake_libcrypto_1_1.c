@@ -1,4 +1,4 @@
-/* imitation_1_1.c: what the program has of a libcrypto is 1.1's, and sees which errors it gets. */
+/* fake_libcrypto_1_1.c: what the program has of a libcrypto is 1.1's, and sees which errors it gets. */
 #include "check.h"
 
 #ifndef WITH_LIBCRYPTO

@@ -9,11 +9,11 @@ use std::sync::{LazyLock, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use checks::chapters;
-use checks::check::Check;
-use checks::openssl::{Openssl, SYSTEM};
-use checks::programs;
-use checks::stage::{STAGE, command, output_of, shared_library};
+use harness::chapters;
+use harness::check::Check;
+use harness::openssl::{Openssl, SYSTEM};
+use harness::programs;
+use harness::stage::{STAGE, command, output_of, shared_library};
 use libtest_mimic::Failed;
 
 /// How many random programs the fuzzer runs on each.

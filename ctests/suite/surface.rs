@@ -6,7 +6,7 @@ use std::path::Path;
 
 use libtest_mimic::{Failed, Trial};
 
-use checks::stage::{
+use harness::stage::{
     BUILT, ROOT, STAGE, command, headers, library_directory, output_of, shared_library, stdout_of,
 };
 

@@ -1,7 +1,7 @@
 /*
- * imitation.c: a libcrypto that is none, in the program itself: it sees which calls are made into
+ * fake_libcrypto.c: a libcrypto that is none, in the program itself: it sees which calls are made into
  * it, and when. It is of a version that nobody knows yet, or keeps its default in a strange way.
- * (What it has of 1.1 is in imitation_1_1.c.)
+ * (What it has of 1.1 is in fake_libcrypto_1_1.c.)
  */
 #include "check.h"
 #include <pthread.h>

@@ -1,4 +1,4 @@
-/* libctx.c: the default library context of OpenSSL 3, which each job carries for itself. */
+/* default_context.c: the default library context of OpenSSL 3, which each job carries for itself. */
 #include "check.h"
 
 /* The runner gives LIBCRYPTO, the name of the one to load. OpenSSL 1.1's has no such context. */

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use libtest_mimic::{Failed, Trial};
 
-use checks::stage::{BUILT, ROOT, command, compiler, headers, library_path, output_of, stdout_of};
+use harness::stage::{BUILT, ROOT, command, compiler, headers, library_path, output_of, stdout_of};
 
 pub fn trials() -> Vec<Trial> {
     vec![

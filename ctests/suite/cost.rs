@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::{Failed, Trial};
 
-use checks::stage::{BUILT, ROOT, command, compiler, headers, library_path, stderr_of, stdout_of};
+use harness::stage::{BUILT, ROOT, command, compiler, headers, library_path, stderr_of, stdout_of};
 
 /// Instructions of one call, or of a few that belong together: those of the program and of the C
 /// library with them, in a process that has no libcrypto, and in one that has.

@@ -121,7 +121,10 @@ pub fn compiler_of(cc: &str, cxx: &str, source: &Path) -> Command {
     compiler.args([
         standard, "-Wall", "-Wextra", "-Werror", "-g", "-O1", "-pthread",
     ]);
-    compiler.arg("-I").arg(ROOT.join("ctests")).arg(source);
+    compiler
+        .arg("-I")
+        .arg(ROOT.join("ctests/include"))
+        .arg(source);
     compiler
 }
 

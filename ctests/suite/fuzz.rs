@@ -4,7 +4,7 @@ use std::env;
 
 use libtest_mimic::{Failed, Trial};
 
-use checks::stage::{command, shared_library, stdout_of};
+use harness::stage::{command, shared_library, stdout_of};
 
 pub fn trials() -> Vec<Trial> {
     vec![

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 
 use libtest_mimic::{Failed, Trial};
 
-use checks::chapters;
-use checks::stage::{ROOT, command, output_of, shared_library, stdout_of};
+use harness::chapters;
+use harness::stage::{ROOT, command, output_of, shared_library, stdout_of};
 
 const CHAPTERS: [&str; 6] = [
     "exceptions.cc",
@@ -29,7 +29,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn trials_of(chapter: &str) -> Vec<Trial> {
-    let (program, cases) = match chapters::alone(&ROOT.join("ctests").join(chapter)) {
+    let (program, cases) = match chapters::alone(&ROOT.join("ctests/chapters").join(chapter)) {
         Ok(listed) => listed,
         Err(why) => {
             return vec![Trial::test(format!("build::{chapter}_alone"), || Err(why))];

@@ -6,8 +6,8 @@ use std::sync::LazyLock;
 
 use libtest_mimic::{Failed, Trial};
 
-use checks::sanitizer::Sanitizer;
-use checks::stage::{BUILT, ROOT, command, headers, library_path, output_of};
+use harness::sanitizer::Sanitizer;
+use harness::stage::{BUILT, ROOT, command, headers, library_path, output_of};
 
 /// A case, what it is run with, and what must be in the report.
 struct Bug {

@@ -59,7 +59,7 @@ pub const ALL: [Way; 7] = [
 
 /// The checks of all chapters, built against this OpenSSL and run on it, in these ways.
 pub fn checks(openssl: &'static Openssl, ways: &'static [Way]) -> Vec<Check> {
-    let mut chapters: Vec<PathBuf> = fs::read_dir(ROOT.join("ctests"))
+    let mut chapters: Vec<PathBuf> = fs::read_dir(ROOT.join("ctests/chapters"))
         .expect("the folder is there")
         .map(|entry| entry.expect("it can be read").path())
         .filter(|path| {

@@ -1,4 +1,4 @@
-/* memory.c: what idle jobs keep of the memory that they have touched, and how it comes back. */
+/* reclaim.c: what idle jobs keep of the memory that they have touched, and how it comes back. */
 #include "process.h"
 #include <pthread.h>
 #include <sys/mman.h>
