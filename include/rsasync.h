@@ -1,6 +1,6 @@
 /* What rsasync has beyond OpenSSL's asynchronous jobs.
  *
- * Made by cbindgen from src/extensions.rs; see `make headers`. */
+ * Made by cbindgen from src/capi/rsasync_h.rs; see `make headers`. */
 
 #ifndef RSASYNC_H
 #define RSASYNC_H

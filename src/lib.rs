@@ -1,79 +1,122 @@
-//! OpenSSL's asynchronous jobs (`openssl/async.h`) as a library of its own.
+//! OpenSSL's asynchronous jobs (`openssl/async.h`) as a library of their own.
 //!
 //! A job is a C function on a stack of its own, which can pause in the middle and be resumed.
-//! How a call travels, from the C program inwards:
+//! The modules stand on floors; a module imports what lies below it, nothing beside or above:
 //!
 //! ```text
-//!   entry      the C functions: pointers in, codes out; extensions: those of rsasync.h
-//!     job        a job's life: start, resume, pause, finish
-//!       fibre      the switch from one stack to another
-//!       stack      the memory of stacks
-//!       pool       a thread's idle jobs
-//!       thread     what belongs to a thread; its end
-//!       default_context  OpenSSL's default library context, which a job keeps
-//!     wait_ctx   the file descriptors that a job waits for
-//!     error      refusals, and their way to OpenSSL's queue
-//!       libcrypto  the libcrypto in this process, if any
+//!   6  capi/       async_h          the functions of openssl/async.h: pointers in, codes out
+//!                  rsasync_h        the functions of rsasync.h
+//!      fork                         the one pthread_atfork handler and what it calls
+//!   5  job/        switching        start, resume, pause, finish: the fast path
+//!                  thread           the state of a thread; its exit
+//!                  pool             the idle jobs of a thread, its limit; making, destroying
+//!                  reclaim          what idle jobs give back of their stacks, and when
+//!                  job              the job itself, at the top of its stack; its handle
+//!   4  fibre/      fibre            the switch between two stacks
+//!                  sanitizer        AddressSanitizer and ThreadSanitizer follow a switch
+//!      wait_ctx/   weak             a job's weak pointer to its wait context
+//!                  free_list        freed wait contexts, kept for new ones
+//!                  wait_ctx         a wait context: descriptors, callback, status
+//!      openssl/    error_queue      refusals go to OpenSSL's error queue
+//!                  discover         which libcryptos the process has
+//!                  libcrypto        one libcrypto: its functions, its beginning and end
+//!                  default_context  the default library context, which a job keeps
+//!   3  stack/      stack            a stack, whoever gave its memory
+//!                  mem_functions    ASYNC_set_mem_functions
+//!                  guarded          stacks of our own, each above a guard
+//!                  valgrind         valgrind learns where stacks are
+//!   2  error                        refusals; the thread's last message
+//!   1  sys/        slots            memory in slots of one size, readable for ever
+//!                  mutex            mutexes that a fork finds free
+//!                  loader           the objects that the dynamic loader has loaded
+//!                  elf              the symbols of one object
+//!                  limits           what the system allows the process
+//!                  env              the environment variables
+//!                  syscall_guard    system calls that leave no trace in errno
+//!                  clock, stderr    the time; a line for the operator
+//!   0  c_types                      the types that openssl/async.h declares
 //! ```
-//!
-//! Below them: `lock` (locks that outlive a `fork`), `config` (the environment), `quiet` (system
-//! calls that go unnoticed), `clock`, `elf` (symbols), and `valgrind` and `sanitizer` (which are
-//! told of our stacks).
+
+#![allow(clippy::module_inception)] // a folder's main file has its name
 
 #[cfg(not(panic = "abort"))]
 compile_error!("a panic must not unwind into C: build with panic = \"abort\"");
 
-mod clock;
-mod config;
-mod default_context;
-mod elf;
-pub mod entry;
+pub mod c_types;
+
+mod sys {
+    pub mod clock;
+    pub mod elf;
+    pub mod env;
+    pub mod limits;
+    pub mod loader;
+    pub mod mutex;
+    pub mod slots;
+    pub mod stderr;
+    pub mod syscall_guard;
+}
+
 pub mod error;
-pub mod extensions;
-mod fibre;
-mod job;
-mod libcrypto;
-mod lock;
-mod pool;
-mod quiet;
-mod sanitizer;
-mod stack;
-mod thread;
-mod valgrind;
-mod wait_ctx;
 
-/// Run by the loader.
-extern "C" fn loaded() {
-    thread::set_up();
-    libcrypto::find_list_of_objects();
-    stay_loaded();
+mod stack {
+    pub mod guarded;
+    pub mod mem_functions;
+    pub mod stack;
+    pub mod valgrind;
 }
 
-/// What has this library in it, if not the program, is never unloaded: handlers of fork and of
-/// threads' ends point into it. The shared library says so itself; a plug-in with the static
-/// one doesn't.
-fn stay_loaded() {
-    // SAFETY: the address is in it; nothing is loaded by NOLOAD.
-    unsafe {
-        let mut info = std::mem::zeroed::<libc::Dl_info>();
-        if libc::dladdr(loaded as *const libc::c_void, &mut info) != 0 {
-            let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
-            libc::dlopen(info.dli_fname, flags);
-        }
-    }
+mod fibre {
+    pub mod fibre;
+    pub mod sanitizer;
 }
 
-/// Run at the end of the process.
-extern "C" fn unloaded() {
-    if config::stats_at_exit() {
-        extensions::print_stats();
+mod wait_ctx {
+    pub mod free_list;
+    pub mod wait_ctx;
+    pub mod weak;
+}
+
+mod openssl {
+    pub mod default_context;
+    pub mod discover;
+    pub mod error_queue;
+    pub mod libcrypto;
+}
+
+mod job {
+    pub mod job;
+    pub mod pool;
+    pub mod reclaim;
+    pub mod switching;
+    pub mod thread;
+}
+
+mod fork;
+
+pub mod capi {
+    pub mod async_h;
+    pub mod rsasync_h;
+}
+
+/// Runs when the library is loaded, or before `main` in a program that is linked statically.
+extern "C" fn on_load() {
+    sys::env::read();
+    sys::loader::on_load();
+    job::thread::on_load();
+    fork::on_load();
+}
+
+/// Runs when the process exits: the library is never unloaded before.
+extern "C" fn on_exit() {
+    if sys::env::options().stats {
+        capi::rsasync_h::print_stats();
     }
 }
 
 #[used]
 #[unsafe(link_section = ".init_array")]
-static LOADED: extern "C" fn() = loaded;
+static ON_LOAD: extern "C" fn() = on_load;
 
 #[used]
 #[unsafe(link_section = ".fini_array")]
-static UNLOADED: extern "C" fn() = unloaded;
+static ON_EXIT: extern "C" fn() = on_exit;

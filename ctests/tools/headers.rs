@@ -5,7 +5,7 @@ use std::{env, fs};
 
 struct Header {
     name: &'static str,
-    source: &'static str,
+    sources: &'static [&'static str],
     guard: &'static str,
     about: &'static str,
     /// What stands before the declarations and can't come from the source.
@@ -15,7 +15,7 @@ struct Header {
 const HEADERS: [Header; 3] = [
     Header {
         name: "openssl/async.h",
-        source: "src/entry.rs",
+        sources: &["src/c_types.rs", "src/capi/async_h.rs"],
         guard: "OPENSSL_ASYNC_H",
         about: "OpenSSL's asynchronous jobs, as rsasync has them. It may follow OpenSSL's own header.",
         // 1.1's guard, which programs ask for; stdlib.h, which the man page's example counts on.
@@ -28,14 +28,14 @@ const HEADERS: [Header; 3] = [
     },
     Header {
         name: "openssl/asyncerr.h",
-        source: "src/error.rs",
+        sources: &["src/error.rs"],
         guard: "OPENSSL_ASYNCERR_H",
         about: "Reasons of errors of library ASYNC, number 51.",
         preamble: "",
     },
     Header {
         name: "rsasync.h",
-        source: "src/extensions.rs",
+        sources: &["src/capi/rsasync_h.rs"],
         guard: "RSASYNC_H",
         about: "What rsasync has beyond OpenSSL's asynchronous jobs.",
         preamble: "#include <stddef.h>\n#include <stdint.h>",
@@ -60,14 +60,16 @@ impl Header {
         let mut config = cbindgen::Config::from_root_or_default(root);
         config.header = Some(format!(
             "/* {}\n *\n * Made by cbindgen from {}; see `make headers`. */",
-            self.about, self.source
+            self.about,
+            self.sources.join(" and ")
         ));
         config.include_guard = Some(self.guard.to_owned());
         config.after_includes = (!self.preamble.is_empty()).then(|| self.preamble.to_owned());
-        let bindings = cbindgen::Builder::new()
-            .with_config(config)
-            .with_src(root.join(self.source))
-            .generate();
+        let mut builder = cbindgen::Builder::new().with_config(config);
+        for source in self.sources {
+            builder = builder.with_src(root.join(source));
+        }
+        let bindings = builder.generate();
         let mut text = Vec::new();
         bindings.expect("cbindgen failed").write(&mut text);
         // A heading that only Rust has.

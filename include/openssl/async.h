@@ -1,6 +1,6 @@
 /* OpenSSL's asynchronous jobs, as rsasync has them. It may follow OpenSSL's own header.
  *
- * Made by cbindgen from src/entry.rs; see `make headers`. */
+ * Made by cbindgen from src/c_types.rs and src/capi/async_h.rs; see `make headers`. */
 
 #ifndef OPENSSL_ASYNC_H
 #define OPENSSL_ASYNC_H
@@ -55,7 +55,9 @@
 #define ASYNC_STATUS_EAGAIN 3
 
 /**
- * A job; see ASYNC_start_job().
+ * A job; see ASYNC_start_job(). What points to one is a handle: compare it, keep it, but don't
+ * read through it. It stays the same from the job's start to its end and is stale from then on:
+ * ASYNC_get_wait_ctx() then gives NULL and ASYNC_start_job() refuses it, for ever.
  */
 struct async_job_st;
 
@@ -143,7 +145,8 @@ void ASYNC_cleanup_thread(void);
  * Since OpenSSL 1.1.0; size may be 0 since 3.0.
  *
  * What the caller must see to:
- * The pointers are valid as described; a handle in *job has not been freed with its pool.
+ * The pointers are valid as described; *job is NULL or a handle that ASYNC_start_job() or
+ * ASYNC_get_current_job() gave, however long ago.
  */
 int ASYNC_start_job(ASYNC_JOB **job,
                     ASYNC_WAIT_CTX *ctx,
@@ -172,15 +175,18 @@ int ASYNC_pause_job(void);
 ASYNC_JOB *ASYNC_get_current_job(void);
 
 /**
- * Returns the wait context that the job was started with. Any thread may ask.
+ * Returns the wait context that the job was started with. Any thread may ask, and a signal
+ * handler.
  *
- * NULL if there is none, or it was freed, or the job has finished (as long as its thread's
- * pool has it), or job is NULL.
+ * @param job  a handle, or NULL
+ * @return NULL if job is NULL, if the job was started without a context, or the context was
+ *         freed, or the job has finished: for ever, whatever else runs in its place by then
  *
  * Since OpenSSL 1.1.0.
  *
  * What the caller must see to:
- * `job` is NULL, or has not been freed with its pool.
+ * `job` is NULL or a handle that ASYNC_start_job() or ASYNC_get_current_job() gave, however long
+ * ago.
  */
 ASYNC_WAIT_CTX *ASYNC_get_wait_ctx(ASYNC_JOB *job);
 
@@ -205,8 +211,7 @@ int ASYNC_is_capable(void);
  * Sets the functions that give and take back memory for stacks, for the whole process.
  *
  * They are asked for 32,768 bytes, or for RSASYNC_STACK_SIZE where the environment sets that.
- * A job uses what is in *num then, more or less, but for some 200 bytes at its top; below
- * 2 KiB there is no job. Such stacks have no guard but what the functions give them. They
+ * A job uses what is in *num then, more or less; below 2 KiB there is no job. Such stacks have no guard but what the functions give them. They
  * may be called in any thread, and must not throw.
  *
  * @param alloc_fn  gives memory; NULL keeps the function in place
@@ -215,7 +220,8 @@ int ASYNC_is_capable(void);
  *
  * Since OpenSSL 3.2.
  */
-int ASYNC_set_mem_functions(ASYNC_stack_alloc_fn alloc_fn, ASYNC_stack_free_fn free_fn);
+int ASYNC_set_mem_functions(ASYNC_stack_alloc_fn alloc_fn,
+                            ASYNC_stack_free_fn free_fn);
 
 /**
  * Tells the functions in place. The default ones may be called: they give guarded stacks of

@@ -1,10 +1,11 @@
-//! System calls that the program is not to notice: they leave `errno` alone, and are no
-//! cancellation points.
+//! System calls that the program does not notice.
 
 use std::ffi::c_int;
 
-/// As long as this lives, the thread can't be cancelled; then `errno` is what it was.
-pub struct Quiet {
+/// While it lives the thread can't be cancelled; when it is dropped `errno` is what it was. So
+/// a call of this library is no cancellation point and leaves `errno` alone, whatever system
+/// calls it makes.
+pub struct SyscallGuard {
     errno: c_int,
     cancel_state: c_int,
 }
@@ -13,11 +14,11 @@ unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, old: *mut c_int) -> c_int;
 }
 
-impl Quiet {
+impl SyscallGuard {
     pub fn new() -> Self {
         const PTHREAD_CANCEL_DISABLE: c_int = 1;
         let mut cancel_state = 0;
-        // SAFETY: `cancel_state` can be written; errno's place is the thread's own.
+        // SAFETY: both pointers, to a local variable and to the thread's errno, are valid.
         let errno = unsafe {
             pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &mut cancel_state);
             *libc::__errno_location()
@@ -29,13 +30,13 @@ impl Quiet {
     }
 }
 
-impl Drop for Quiet {
+impl Drop for SyscallGuard {
     fn drop(&mut self) {
-        let mut old = 0;
-        // SAFETY: as above.
+        let mut disabled = 0;
+        // SAFETY: as in `new`; the state is the one that `new` found.
         unsafe {
             *libc::__errno_location() = self.errno;
-            pthread_setcancelstate(self.cancel_state, &mut old);
+            pthread_setcancelstate(self.cancel_state, &mut disabled);
         }
     }
 }

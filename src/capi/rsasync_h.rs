@@ -4,8 +4,11 @@
 use std::ffi::{CStr, c_char};
 use std::mem;
 
-use crate::thread::{self, Thread};
-use crate::{config, error, job, stack};
+use crate::error;
+use crate::job::pool;
+use crate::job::thread::Thread;
+use crate::stack::stack;
+use crate::sys::stderr;
 
 /// What RSASYNC_get_stats() tells of the whole process. Later versions may add members at the
 /// end.
@@ -35,7 +38,7 @@ const VERSION: &CStr =
 /// on its error queue as well; ASYNC_NO_JOBS, which is no error, is told of here only.
 #[unsafe(no_mangle)]
 pub extern "C" fn RSASYNC_last_error() -> *const c_char {
-    error::last().as_ptr()
+    error::last_message().as_ptr()
 }
 
 /// Returns the version of this library, such as "0.1.0": a static string.
@@ -59,7 +62,7 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
     let now = rsasync_stats {
         stacks_in_use: counts.in_use,
         stacks_unguarded: counts.unguarded,
-        jobs_abandoned: thread::jobs_abandoned(),
+        jobs_abandoned: pool::jobs_abandoned(),
     };
     // SAFETY: the caller's promise; nothing is written behind `size`.
     unsafe {
@@ -87,18 +90,18 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
 ///         stacks from a program's own function, all the bytes that its other function got
 #[unsafe(no_mangle)]
 pub extern "C" fn RSASYNC_trim_thread() -> usize {
-    Thread::with(job::trim)
+    Thread::with(|thread| thread.pool.trim())
 }
 
 /// The line that RSASYNC_STATS asks for.
 pub fn print_stats() {
     let counts = stack::counts();
-    config::print(&format!(
+    stderr::print(&format!(
         "rsasync {}: {} stacks made; at the end {} in use, {} without a guard, {} jobs abandoned\n",
         env!("CARGO_PKG_VERSION"),
         counts.made,
         counts.in_use,
         counts.unguarded,
-        thread::jobs_abandoned(),
+        pool::jobs_abandoned(),
     ));
 }

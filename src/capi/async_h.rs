@@ -1,73 +1,39 @@
 //! The functions of openssl/async.h: pointers in, codes out, no logic.
 //!
-//! The comments here are those of the header, which cbindgen makes from this file. The rules
-//! are those of the man pages ASYNC_start_job(3ssl) and ASYNC_WAIT_CTX_new(3ssl).
-#![allow(non_camel_case_types)]
+//! The comments of the functions are those of the header, which cbindgen makes from this file
+//! and from c_types.rs. The rules are those of the man pages ASYNC_start_job(3ssl) and
+//! ASYNC_WAIT_CTX_new(3ssl).
 
-use std::ffi::{c_int, c_void};
-use std::ptr::NonNull;
+use std::ffi::{CStr, c_int, c_void};
+use std::ptr::{self, NonNull};
 
-use crate::error::{Error, Function, note, null};
-use crate::job::{self, Args, Job, JobRef, Outcome};
-use crate::stack;
-use crate::thread::Thread;
-use crate::wait_ctx::{FdList, WaitCtx};
-
-/// A job; see ASYNC_start_job().
-pub struct async_job_st {
-    _opaque: (),
-}
-pub type ASYNC_JOB = async_job_st;
-
-/// A wait context; see ASYNC_WAIT_CTX_new().
-pub struct async_wait_ctx_st {
-    _opaque: (),
-}
-pub type ASYNC_WAIT_CTX = async_wait_ctx_st;
-
-/// In C a macro, because programs ask for it with #ifdef.
-type OSSL_ASYNC_FD = c_int;
-
-/// What an engine calls, instead of making a file descriptor readable, to tell that a job may
-/// be resumed: called with the argument given to ASYNC_WAIT_CTX_set_callback(). Since OpenSSL
-/// 3.0.
-pub type ASYNC_callback_fn = Option<unsafe extern "C" fn(arg: *mut c_void) -> c_int>;
-
-/// Gives memory for a job's stack: takes the number of bytes wanted in *num, leaves there the
-/// number given. NULL if there is none. Since OpenSSL 3.2.
-pub type ASYNC_stack_alloc_fn = Option<unsafe extern "C" fn(num: *mut usize) -> *mut c_void>;
-
-/// Takes such memory back. Since OpenSSL 3.2.
-pub type ASYNC_stack_free_fn = Option<unsafe extern "C" fn(addr: *mut c_void)>;
-
-/// ASYNC_start_job() was refused; the reason is on the error queue.
-pub const ASYNC_ERR: c_int = 0;
-/// ASYNC_start_job() got no job; try again later.
-pub const ASYNC_NO_JOBS: c_int = 1;
-/// The job paused; resume it later.
-pub const ASYNC_PAUSE: c_int = 2;
-/// The job finished.
-pub const ASYNC_FINISH: c_int = 3;
-
-/// The engine has no callbacks.
-pub const ASYNC_STATUS_UNSUPPORTED: c_int = 0;
-/// The engine failed to submit the job's request.
-pub const ASYNC_STATUS_ERR: c_int = 1;
-/// The engine has submitted it.
-pub const ASYNC_STATUS_OK: c_int = 2;
-/// The engine is busy; resume the job later, so that it submits again.
-pub const ASYNC_STATUS_EAGAIN: c_int = 3;
-
-/// Raises the error in the name of the function; the value is what that returns.
-macro_rules! refuse {
-    ($function:literal, $error:expr, $value:expr) => {{
-        const FUNCTION: Function = Function::new($function);
-        $error.raise(FUNCTION);
-        $value
-    }};
-}
+use crate::c_types::{
+    ASYNC_ERR, ASYNC_FINISH, ASYNC_JOB, ASYNC_NO_JOBS, ASYNC_PAUSE, ASYNC_WAIT_CTX,
+    ASYNC_callback_fn, ASYNC_stack_alloc_fn, ASYNC_stack_free_fn, OSSL_ASYNC_FD,
+};
+use crate::error::{Error, set_last_message};
+use crate::job::job::{Args, Handle};
+use crate::job::switching::{self, Outcome};
+use crate::job::thread::Thread;
+use crate::openssl::{error_queue, libcrypto};
+use crate::stack::mem_functions;
+use crate::wait_ctx::wait_ctx::{FdList, WaitCtx};
 
 // ---- threads and their pools ---------------------------------------------------------
+
+/// Goes on in another function, which gets one argument more, the third: where the caller goes on.
+#[cfg(target_arch = "x86_64")]
+macro_rules! jump_with_return_address {
+    ($function:literal) => {
+        concat!("mov rdx, [rsp]\njmp {", $function, "}")
+    };
+}
+#[cfg(target_arch = "aarch64")]
+macro_rules! jump_with_return_address {
+    ($function:literal) => {
+        concat!("mov x2, x30\nb {", $function, "}")
+    };
+}
 
 /// Sets how many jobs the calling thread may have, and makes some of them at once.
 ///
@@ -80,12 +46,29 @@ macro_rules! refuse {
 /// @return 1, or 0 with ASYNC_R_INVALID_POOL_SIZE if init_size is above max_size
 ///
 /// Since OpenSSL 1.1.0.
+#[unsafe(naked)]
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_init_thread(max_size: usize, init_size: usize) -> c_int {
-    match Thread::with_ready(|thread| job::init_thread(thread, max_size, init_size)) {
-        Ok(()) => 1,
-        Err(error) => refuse!(c"ASYNC_init_thread", error, 0),
+    std::arch::naked_asm!(
+        ".cfi_startproc",
+        jump_with_return_address!("init_thread"),
+        ".cfi_endproc",
+        init_thread = sym init_thread,
+    )
+}
+
+/// Some libcryptos (Debian's) call their own ASYNC_init_thread() by way of the loader, which binds
+/// the call to this one, and rely on what their own one does. They get that.
+extern "C" fn init_thread(max_size: usize, init_size: usize, caller: usize) -> c_int {
+    // SAFETY: the caller's code is in use, so it is not unloaded.
+    if let Some(theirs) = unsafe { libcrypto::init_thread_of(caller) } {
+        // SAFETY: it is the function that the caller has called.
+        return unsafe { theirs(max_size, init_size) };
     }
+    or_refuse(c"ASYNC_init_thread", 0, || {
+        Thread::with_registered(|thread| thread.pool.reset(thread.id(), max_size, init_size))?;
+        Ok(1)
+    })
 }
 
 /// Frees the calling thread's idle jobs and forgets its limit.
@@ -128,7 +111,8 @@ pub extern "C" fn ASYNC_cleanup_thread() {
 /// Since OpenSSL 1.1.0; size may be 0 since 3.0.
 ///
 /// # Safety
-/// The pointers are valid as described; a handle in *job has not been freed with its pool.
+/// The pointers are valid as described; *job is NULL or a handle that ASYNC_start_job() or
+/// ASYNC_get_current_job() gave, however long ago.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ASYNC_start_job(
     job: *mut *mut ASYNC_JOB,
@@ -138,43 +122,41 @@ pub unsafe extern "C" fn ASYNC_start_job(
     args: *mut c_void,
     size: usize,
 ) -> c_int {
-    if job.is_null() || ret.is_null() {
-        let error = null(c"job and ret must not be NULL");
-        return refuse!(c"ASYNC_start_job", error, ASYNC_ERR);
-    }
-    // SAFETY: the caller's promise. No reference to *job or *ret lives while the job runs,
-    // which may look at them, too.
-    let paused = NonNull::new(unsafe { *job }.cast::<Job>());
-    let outcome = Thread::with_ready(|thread| match paused {
-        // SAFETY: the caller's promise.
-        Some(paused) => job::resume(thread, unsafe { JobRef::from_ptr(paused) }),
-        None => {
-            let func = func.ok_or(null(c"func must not be NULL when *job is NULL"))?;
-            // SAFETY: the caller's promise; the memory of a context is never anything else.
-            let (ctx, args) = unsafe { (ctx.cast::<WaitCtx>().as_ref(), Args::new(args, size)) };
-            job::start(thread, ctx, func, args)
-        }
-    });
-    match outcome {
-        Ok(Outcome::Finished(result)) => {
-            // SAFETY: the caller's promise.
-            unsafe {
-                *ret = result;
-                *job = std::ptr::null_mut();
+    or_refuse(c"ASYNC_start_job", ASYNC_ERR, || {
+        let text = c"job and ret must not be NULL";
+        // SAFETY: the caller's promise above.
+        let (job, ret) = unsafe { (Output::new(job, text)?, Output::new(ret, text)?) };
+        // The program's *job and *ret are not borrowed while the job runs: it may look at them.
+        // SAFETY: the caller's promise above.
+        let paused = unsafe { Handle::from_ptr(job.get()) };
+        let outcome = Thread::with_registered(|thread| match paused {
+            Some(handle) => switching::resume(thread, handle),
+            None => {
+                let text = c"func must not be NULL when *job is NULL";
+                let func = func.ok_or(Error::null_argument(text))?;
+                // SAFETY: the caller's promise above; the memory of a wait context is never
+                // anything else.
+                let (ctx, args) =
+                    unsafe { (ctx.cast::<WaitCtx>().as_ref(), Args::new(args, size)) };
+                switching::start(thread, ctx, func, args)
             }
-            ASYNC_FINISH
-        }
-        Ok(Outcome::Paused(paused)) => {
-            // SAFETY: the caller's promise.
-            unsafe { *job = paused.as_ptr().cast() };
-            ASYNC_PAUSE
-        }
-        Ok(Outcome::NoJobs(why)) => {
-            note(why);
-            ASYNC_NO_JOBS
-        }
-        Err(error) => refuse!(c"ASYNC_start_job", error, ASYNC_ERR),
-    }
+        })?;
+        Ok(match outcome {
+            Outcome::Finished(result) => {
+                ret.put(result);
+                job.put(ptr::null_mut());
+                ASYNC_FINISH
+            }
+            Outcome::Paused(handle) => {
+                job.put(handle.as_ptr());
+                ASYNC_PAUSE
+            }
+            Outcome::NoJobs(why) => {
+                set_last_message(why);
+                ASYNC_NO_JOBS
+            }
+        })
+    })
 }
 
 /// Pauses the current job: the ASYNC_start_job() that started or resumed it returns
@@ -188,7 +170,7 @@ pub unsafe extern "C" fn ASYNC_start_job(
 /// Since OpenSSL 1.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_pause_job() -> c_int {
-    Thread::with(job::pause);
+    Thread::with(switching::pause);
     1
 }
 
@@ -196,26 +178,27 @@ pub extern "C" fn ASYNC_pause_job() -> c_int {
 /// jobs started others. Since OpenSSL 1.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_get_current_job() -> *mut ASYNC_JOB {
-    Thread::with(|thread| thread.current.get())
-        .map_or(std::ptr::null_mut(), JobRef::as_ptr)
-        .cast()
+    Thread::with(|thread| thread.current.get()).map_or(ptr::null_mut(), |job| job.handle().as_ptr())
 }
 
-/// Returns the wait context that the job was started with. Any thread may ask.
+/// Returns the wait context that the job was started with. Any thread may ask, and a signal
+/// handler.
 ///
-/// NULL if there is none, or it was freed, or the job has finished (as long as its thread's
-/// pool has it), or job is NULL.
+/// @param job  a handle, or NULL
+/// @return NULL if job is NULL, if the job was started without a context, or the context was
+///         freed, or the job has finished: for ever, whatever else runs in its place by then
 ///
 /// Since OpenSSL 1.1.0.
 ///
 /// # Safety
-/// `job` is NULL, or has not been freed with its pool.
+/// `job` is NULL or a handle that ASYNC_start_job() or ASYNC_get_current_job() gave, however long
+/// ago.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ASYNC_get_wait_ctx(job: *mut ASYNC_JOB) -> *mut ASYNC_WAIT_CTX {
-    // SAFETY: the caller's promise.
-    let job = NonNull::new(job.cast::<Job>()).map(|job| unsafe { JobRef::from_ptr(job) });
-    job.and_then(|job| job.wait_ctx.get())
-        .map_or(std::ptr::null_mut(), WaitCtx::as_ptr)
+    // SAFETY: the caller's promise above.
+    unsafe { Handle::from_ptr(job) }
+        .and_then(Handle::wait_ctx)
+        .map_or(ptr::null_mut(), WaitCtx::as_ptr)
         .cast()
 }
 
@@ -224,13 +207,13 @@ pub unsafe extern "C" fn ASYNC_get_wait_ctx(job: *mut ASYNC_JOB) -> *mut ASYNC_W
 /// job. Since OpenSSL 1.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_block_pause() {
-    Thread::with(job::block_pause);
+    Thread::with(switching::block_pause);
 }
 
 /// Takes back one call of ASYNC_block_pause(), if there is one. Since OpenSSL 1.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_unblock_pause() {
-    Thread::with(job::unblock_pause);
+    Thread::with(switching::unblock_pause);
 }
 
 /// Returns 1: jobs work on this system. Since OpenSSL 1.1.0.
@@ -242,8 +225,7 @@ pub extern "C" fn ASYNC_is_capable() -> c_int {
 /// Sets the functions that give and take back memory for stacks, for the whole process.
 ///
 /// They are asked for 32,768 bytes, or for RSASYNC_STACK_SIZE where the environment sets that.
-/// A job uses what is in *num then, more or less, but for some 200 bytes at its top; below
-/// 2 KiB there is no job. Such stacks have no guard but what the functions give them. They
+/// A job uses what is in *num then, more or less; below 2 KiB there is no job. Such stacks have no guard but what the functions give them. They
 /// may be called in any thread, and must not throw.
 ///
 /// @param alloc_fn  gives memory; NULL keeps the function in place
@@ -256,7 +238,7 @@ pub extern "C" fn ASYNC_set_mem_functions(
     alloc_fn: ASYNC_stack_alloc_fn,
     free_fn: ASYNC_stack_free_fn,
 ) -> c_int {
-    stack::set_allocator(alloc_fn, free_fn).into()
+    mem_functions::install(alloc_fn, free_fn).into()
 }
 
 /// Tells the functions in place. The default ones may be called: they give guarded stacks of
@@ -274,11 +256,11 @@ pub unsafe extern "C" fn ASYNC_get_mem_functions(
     alloc_fn: *mut ASYNC_stack_alloc_fn,
     free_fn: *mut ASYNC_stack_free_fn,
 ) {
-    let allocator = stack::allocator();
-    // SAFETY: the caller's promise.
+    let installed = mem_functions::installed();
+    // SAFETY: the caller's promise above.
     unsafe {
-        put(alloc_fn, Some(allocator.alloc));
-        put(free_fn, Some(allocator.free));
+        put_unless_null(alloc_fn, Some(installed.alloc));
+        put_unless_null(free_fn, Some(installed.free));
     }
 }
 
@@ -295,10 +277,10 @@ pub unsafe extern "C" fn ASYNC_get_mem_functions(
 /// Since OpenSSL 1.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_WAIT_CTX_new() -> *mut ASYNC_WAIT_CTX {
-    match Thread::with_ready(WaitCtx::new) {
-        Ok(ctx) => ctx.as_ptr().cast(),
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_new", error, std::ptr::null_mut()),
-    }
+    or_refuse(c"ASYNC_WAIT_CTX_new", ptr::null_mut(), || {
+        let ctx = Thread::with_registered(|thread| thread.wait_contexts.make_context())?;
+        Ok(ctx.as_ptr().cast())
+    })
 }
 
 /// Frees a wait context, after the cleanup routines of its descriptors, the newest first. A
@@ -312,9 +294,9 @@ pub extern "C" fn ASYNC_WAIT_CTX_new() -> *mut ASYNC_WAIT_CTX {
 /// `ctx` is NULL or came from ASYNC_WAIT_CTX_new(); no other call for it is under way.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ASYNC_WAIT_CTX_free(ctx: *mut ASYNC_WAIT_CTX) {
-    // SAFETY: the caller's promise.
-    if let Ok(ctx) = unsafe { context(ctx) } {
-        Thread::with_ready(|thread| ctx.free(thread));
+    // SAFETY: the caller's promise above.
+    if let Ok(ctx) = unsafe { wait_ctx(ctx) } {
+        Thread::with_registered(|thread| thread.wait_contexts.free_context(ctx));
     }
 }
 
@@ -348,11 +330,11 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_wait_fd(
         ),
     >,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    match unsafe { context(ctx) }.and_then(|ctx| ctx.set_wait_fd(key, fd, custom_data, cleanup)) {
-        Ok(()) => 1,
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_set_wait_fd", error, 0),
-    }
+    or_refuse(c"ASYNC_WAIT_CTX_set_wait_fd", 0, || {
+        // SAFETY: the caller's promise above.
+        unsafe { wait_ctx(ctx) }?.set_wait_fd(key, fd, custom_data, cleanup)?;
+        Ok(1)
+    })
 }
 
 /// Finds the newest descriptor with a key.
@@ -374,21 +356,17 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_fd(
     fd: *mut OSSL_ASYNC_FD,
     custom_data: *mut *mut c_void,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    let arguments =
-        unsafe { context(ctx).and_then(|ctx| Ok((ctx, Output::new(fd, c"fd must not be NULL")?))) };
-    match arguments {
-        Ok((ctx, place)) => match ctx.fd(key) {
-            Some((fd, data)) => {
-                place.put(fd);
-                // SAFETY: the caller's promise.
-                unsafe { put(custom_data, data) };
-                1
-            }
-            None => 0,
-        },
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_get_fd", error, 0),
-    }
+    or_refuse(c"ASYNC_WAIT_CTX_get_fd", 0, || {
+        // SAFETY: the caller's promise above.
+        let (ctx, fd) = unsafe { (wait_ctx(ctx)?, Output::new(fd, c"fd must not be NULL")?) };
+        let Some((found, data)) = ctx.fd(key) else {
+            return Ok(0);
+        };
+        fd.put(found);
+        // SAFETY: the caller's promise above.
+        unsafe { put_unless_null(custom_data, data) };
+        Ok(1)
+    })
 }
 
 /// Lists the descriptors, the newest first.
@@ -408,18 +386,15 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_all_fds(
     fd: *mut OSSL_ASYNC_FD,
     numfds: *mut usize,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    let arguments = unsafe {
-        context(ctx).and_then(|ctx| Ok((ctx, Output::new(numfds, c"numfds must not be NULL")?)))
-    };
-    match arguments {
-        Ok((ctx, count)) => {
-            // SAFETY: the caller's promise.
-            count.put(ctx.all_fds(unsafe { FdList::new(fd) }));
-            1
+    or_refuse(c"ASYNC_WAIT_CTX_get_all_fds", 0, || {
+        // SAFETY: the caller's promise above.
+        unsafe {
+            let ctx = wait_ctx(ctx)?;
+            let count = Output::new(numfds, c"numfds must not be NULL")?;
+            count.put(ctx.all_fds(FdList::new(fd)));
         }
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_get_all_fds", error, 0),
-    }
+        Ok(1)
+    })
 }
 
 /// Lists the descriptors that were added, and those that were cleared, since the context was
@@ -444,27 +419,18 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_changed_fds(
     delfd: *mut OSSL_ASYNC_FD,
     numdelfds: *mut usize,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    let arguments = unsafe {
-        context(ctx).and_then(|ctx| {
+    or_refuse(c"ASYNC_WAIT_CTX_get_changed_fds", 0, || {
+        // SAFETY: the caller's promise above.
+        unsafe {
+            let ctx = wait_ctx(ctx)?;
             let added = Output::new(numaddfds, c"numaddfds must not be NULL")?;
-            Ok((
-                ctx,
-                added,
-                Output::new(numdelfds, c"numdelfds must not be NULL")?,
-            ))
-        })
-    };
-    match arguments {
-        Ok((ctx, added, deleted)) => {
-            // SAFETY: the caller's promise.
-            let counts = unsafe { ctx.changed_fds(FdList::new(addfd), FdList::new(delfd)) };
+            let deleted = Output::new(numdelfds, c"numdelfds must not be NULL")?;
+            let counts = ctx.changed_fds(FdList::new(addfd), FdList::new(delfd));
             added.put(counts.0);
             deleted.put(counts.1);
-            1
         }
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_get_changed_fds", error, 0),
-    }
+        Ok(1)
+    })
 }
 
 /// Takes out the newest descriptor with a key, without calling its cleanup routine.
@@ -482,11 +448,10 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_clear_fd(
     ctx: *mut ASYNC_WAIT_CTX,
     key: *const c_void,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    match unsafe { context(ctx) } {
-        Ok(ctx) => ctx.clear_fd(key).into(),
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_clear_fd", error, 0),
-    }
+    or_refuse(c"ASYNC_WAIT_CTX_clear_fd", 0, || {
+        // SAFETY: the caller's promise above.
+        Ok(unsafe { wait_ctx(ctx) }?.clear_fd(key).into())
+    })
 }
 
 /// Sets what an engine calls to tell that the job may be resumed.
@@ -506,14 +471,15 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_callback(
     callback: ASYNC_callback_fn,
     callback_arg: *mut c_void,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    match unsafe { context(ctx) } {
+    // SAFETY: the caller's promise above.
+    match unsafe { wait_ctx(ctx) } {
         Ok(ctx) => {
             ctx.set_callback(callback, callback_arg);
             1
         }
         Err(error) => {
-            note(error.text); // the one refusal that is in libcrypto, too, and queues nothing
+            // libcrypto refuses this one, too, and queues nothing.
+            set_last_message(error.text);
             0
         }
     }
@@ -536,28 +502,21 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_callback(
     callback: *mut ASYNC_callback_fn,
     callback_arg: *mut *mut c_void,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    let arguments = unsafe {
-        context(ctx).and_then(|ctx| {
+    or_refuse(c"ASYNC_WAIT_CTX_get_callback", 0, || {
+        // SAFETY: the caller's promise above.
+        let (ctx, function, arg) = unsafe {
+            let ctx = wait_ctx(ctx)?;
             let function = Output::new(callback, c"callback must not be NULL")?;
-            Ok((
-                ctx,
-                function,
-                Output::new(callback_arg, c"callback_arg must not be NULL")?,
-            ))
-        })
-    };
-    match arguments {
-        Ok((ctx, function, arg)) => match ctx.callback() {
-            Some(callback) => {
-                function.put(Some(callback.0));
-                arg.put(callback.1);
-                1
-            }
-            None => 0,
-        },
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_get_callback", error, 0),
-    }
+            let arg = Output::new(callback_arg, c"callback_arg must not be NULL")?;
+            (ctx, function, arg)
+        };
+        let Some(callback) = ctx.callback() else {
+            return Ok(0);
+        };
+        function.put(Some(callback.0));
+        arg.put(callback.1);
+        Ok(1)
+    })
 }
 
 /// Sets what became of the job's request, for whoever resumes the job.
@@ -575,14 +534,11 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_status(
     ctx: *mut ASYNC_WAIT_CTX,
     status: c_int,
 ) -> c_int {
-    // SAFETY: the caller's promise.
-    match unsafe { context(ctx) } {
-        Ok(ctx) => {
-            ctx.set_status(status);
-            1
-        }
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_set_status", error, 0),
-    }
+    or_refuse(c"ASYNC_WAIT_CTX_set_status", 0, || {
+        // SAFETY: the caller's promise above.
+        unsafe { wait_ctx(ctx) }?.set_status(status);
+        Ok(1)
+    })
 }
 
 /// Tells the status that was set, ASYNC_STATUS_UNSUPPORTED at first.
@@ -596,43 +552,71 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_status(
 /// `ctx` is NULL or a context that has not been freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ASYNC_WAIT_CTX_get_status(ctx: *mut ASYNC_WAIT_CTX) -> c_int {
-    // SAFETY: the caller's promise.
-    match unsafe { context(ctx) } {
-        Ok(ctx) => ctx.status(),
-        Err(error) => refuse!(c"ASYNC_WAIT_CTX_get_status", error, 0),
+    or_refuse(c"ASYNC_WAIT_CTX_get_status", 0, || {
+        // SAFETY: the caller's promise above.
+        Ok(unsafe { wait_ctx(ctx) }?.status())
+    })
+}
+
+// ---- refusals and pointers -----------------------------------------------------------
+
+/// What `body` returns. If it refuses, the thread's message and an error on OpenSSL's queue say
+/// why, in the name of the C function, and the result is `refused`.
+#[inline(always)]
+fn or_refuse<T>(function: &'static CStr, refused: T, body: impl FnOnce() -> Result<T, Error>) -> T {
+    match body() {
+        Ok(value) => value,
+        Err(error) => {
+            refuse(function, error);
+            refused
+        }
     }
 }
 
-// ---- pointers ------------------------------------------------------------------------
+#[cold]
+fn refuse(function: &'static CStr, error: Error) {
+    set_last_message(error.text);
+    error_queue::push(error, function);
+}
 
 /// # Safety
 /// `ctx` is NULL or came from ASYNC_WAIT_CTX_new().
-unsafe fn context(ctx: *mut ASYNC_WAIT_CTX) -> Result<&'static WaitCtx, Error> {
-    // SAFETY: the caller's promise; the memory of a context is never anything else.
-    unsafe { ctx.cast::<WaitCtx>().as_ref() }.ok_or(null(
-        c"ctx must not be NULL; make one by ASYNC_WAIT_CTX_new()",
-    ))
+#[inline(always)]
+unsafe fn wait_ctx(ctx: *mut ASYNC_WAIT_CTX) -> Result<&'static WaitCtx, Error> {
+    let text = c"ctx must not be NULL; make one by ASYNC_WAIT_CTX_new()";
+    // SAFETY: the caller's promise; the memory of a wait context is never anything else.
+    unsafe { ctx.cast::<WaitCtx>().as_ref() }.ok_or(Error::null_argument(text))
 }
 
 /// Where a C caller wants something put. Two of them may be the same place.
 struct Output<T>(NonNull<T>);
 
-impl<T> Output<T> {
+impl<T: Copy> Output<T> {
     /// # Safety
-    /// `pointer` is NULL or may be written.
-    unsafe fn new(pointer: *mut T, text: &'static std::ffi::CStr) -> Result<Self, Error> {
-        NonNull::new(pointer).map(Self).ok_or(null(text))
+    /// `pointer` is NULL, or may be read and written as long as the Output is used.
+    #[inline(always)]
+    unsafe fn new(pointer: *mut T, text: &'static CStr) -> Result<Self, Error> {
+        NonNull::new(pointer)
+            .map(Self)
+            .ok_or(Error::null_argument(text))
     }
 
-    fn put(self, value: T) {
-        // SAFETY: `new`'s promise.
+    #[inline(always)]
+    fn get(&self) -> T {
+        // SAFETY: the promise of `new`'s caller.
+        unsafe { self.0.read() }
+    }
+
+    #[inline(always)]
+    fn put(&self, value: T) {
+        // SAFETY: the promise of `new`'s caller.
         unsafe { self.0.write(value) };
     }
 }
 
 /// # Safety
 /// `pointer` is NULL, and nothing is done, or it may be written.
-unsafe fn put<T>(pointer: *mut T, value: T) {
+unsafe fn put_unless_null<T>(pointer: *mut T, value: T) {
     if !pointer.is_null() {
         // SAFETY: the caller's promise.
         unsafe { pointer.write(value) };

@@ -1,0 +1,341 @@
+//! The job: what it consists of, and the handle by which a program knows it.
+//!
+//! A [`Job`] lies at the top of its own stack, followed downwards by the copy of the caller's
+//! arguments, if it is small, and the first frames, so that a paused job that has not called
+//! deep touches a single page:
+//!
+//! ```text
+//!   low                                                                  high
+//!    |  ...  <-- frames of func | trampoline | args | padding | Job |
+//! ```
+//!
+//! (Beside a stack from the program's own functions, it lies in a slot of its own.)
+//!
+//! A handle is the job's address, which has six zero bits at the low end and sixteen at the high
+//! end, with a generation in their place. Each run of a job, from its start to its end, has the
+//! next generation. The job keeps its handle; another handle with the same address is stale:
+//!
+//! ```text
+//!   63            48 47                                     6 5    0
+//!  | generation >> 6 |           address of the job          | gen. |
+//! ```
+//!
+//! The memory there can be read for ever (`slots.rs`), so any thread may compare at any time. A
+//! generation comes again after 2^22 runs.
+
+use std::alloc::{self, Layout};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::mem::{self, ManuallyDrop};
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use crate::c_types::ASYNC_JOB;
+use crate::error::{Error, Reason};
+use crate::fibre::fibre::{Fibre, Func};
+use crate::openssl::default_context::SavedLibCtx;
+use crate::stack::stack::{OWNER_BYTES, Stack};
+use crate::wait_ctx::wait_ctx::WaitCtx;
+use crate::wait_ctx::weak::WeakWaitCtx;
+
+/// Tells threads apart for as long as the process lives. Neither a pid nor an address does: a
+/// forked child goes on with the jobs of the thread that forked, and a new thread may get the
+/// memory of one that has exited.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ThreadId(u64);
+
+impl ThreadId {
+    /// No thread has this one.
+    pub const NONE: Self = Self(0);
+
+    pub fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Relaxed))
+    }
+}
+
+/// The time since a thread's limit was set last. Jobs that were made before and join the pool
+/// when they finish don't count against the new limit, as in libcrypto.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct LimitEpoch(pub u32);
+
+/// The memory that a C caller wants copied.
+#[derive(Clone, Copy)]
+pub struct Args {
+    start: *const u8,
+    bytes: usize,
+}
+
+impl Args {
+    /// # Safety
+    /// `start` is NULL, or may be read for `bytes` bytes until the job is started.
+    pub unsafe fn new(start: *const c_void, bytes: usize) -> Self {
+        Self {
+            start: start.cast(),
+            bytes: if start.is_null() { 0 } else { bytes },
+        }
+    }
+
+    /// # Safety
+    /// `to` is fresh memory that may be written for that many bytes.
+    #[inline]
+    unsafe fn copy_to(self, to: *mut u8) {
+        // SAFETY: the callers of `new` and of this function promise both sides; they don't
+        // overlap, as nobody knew of `to` before.
+        unsafe { ptr::copy_nonoverlapping(self.start, to, self.bytes) };
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// In a pool.
+    Idle,
+    /// In a pool, and its stack has given back the pages below the job's own.
+    Trimmed,
+    /// Its thread is in it, or in a job that it started.
+    Running,
+    Paused,
+}
+
+#[repr(C, align(64))]
+pub struct Job {
+    // The first cache line has what a resume and a pause use, up to the fibre's hot bytes.
+    /// The handle of this run, or of the next one while the job is idle; 0 after its end.
+    handle: AtomicUsize,
+    /// The thread on which it may be resumed, a [`ThreadId`].
+    owner: AtomicU64,
+    /// While the job is paused: its default library contexts.
+    pub lib_ctx: SavedLibCtx,
+    pub state: Cell<State>,
+    /// How many calls of `ASYNC_block_pause` are open.
+    pub pause_blocks: Cell<u32>,
+    pub fibre: Fibre,
+    // The rest is used by starts and finishes.
+    pub wait_ctx: WeakWaitCtx,
+    /// The next one towards the bottom of the pool.
+    pub next_idle: Cell<Option<JobRef>>,
+    pub epoch: LimitEpoch,
+    /// The copy of the arguments, if it is too large for the stack.
+    heap_args: Cell<Option<(NonNull<u8>, Layout)>>,
+    stack: Stack,
+}
+
+const _: () = assert!(mem::offset_of!(Job, handle) == 0);
+const _: () = assert!(mem::offset_of!(Job, fibre) + Fibre::HOT_BYTES <= 64);
+const _: () = assert!(mem::size_of::<Job>() <= OWNER_BYTES);
+
+/// A job that exists: in its thread's pool, or started and not finished.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct JobRef(NonNull<Job>);
+
+impl Deref for JobRef {
+    type Target = Job;
+
+    #[inline]
+    fn deref(&self) -> &Job {
+        // SAFETY: it exists; that is what a JobRef means. It is never borrowed mutably.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+/// A handle as a program has it, of a job that exists or of one that is long gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Handle(NonNull<ASYNC_JOB>);
+
+impl Handle {
+    const LOW_BITS: u32 = 6;
+    const LOW_MASK: usize = (1 << Self::LOW_BITS) - 1;
+    const HIGH_SHIFT: u32 = 48;
+    const ADDRESS_MASK: usize = (1 << Self::HIGH_SHIFT) - 1 & !Self::LOW_MASK;
+
+    /// # Safety
+    /// `handle` is NULL or came from [`Handle::as_ptr`].
+    pub unsafe fn from_ptr(handle: *mut ASYNC_JOB) -> Option<Self> {
+        NonNull::new(handle).map(Self)
+    }
+
+    pub fn as_ptr(self) -> *mut ASYNC_JOB {
+        self.0.as_ptr()
+    }
+
+    fn bits(self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
+    /// The job that this is the handle of; None if it is stale.
+    #[inline]
+    pub fn job(self) -> Option<JobRef> {
+        let job = ptr::with_exposed_provenance_mut::<Job>(self.bits() & Self::ADDRESS_MASK);
+        // SAFETY: the address is that of a job, or of one that was there, where an atomic number
+        // can be read for ever. If it is this handle, the job exists.
+        let now = unsafe { (*job).handle.load(Acquire) };
+        (now == self.bits()).then(|| JobRef(NonNull::new(job).expect("no job lies at 0")))
+    }
+
+    /// The wait context of the job; None if it has none or the handle is stale. Any thread and
+    /// any signal handler may ask.
+    #[inline]
+    pub fn wait_ctx(self) -> Option<&'static WaitCtx> {
+        let job = self.job()?;
+        let ctx = job.wait_ctx.get();
+        // The job may have been started anew for another context meanwhile. It got its next
+        // handle before that context, so who has seen the context sees the handle.
+        ctx.filter(|_| job.handle.load(Relaxed) == self.bits())
+    }
+
+    const fn encode(address: usize, generation: u32) -> usize {
+        let generation = generation as usize;
+        address | generation & Self::LOW_MASK | generation >> Self::LOW_BITS << Self::HIGH_SHIFT
+    }
+
+    const fn generation(bits: usize) -> u32 {
+        (bits >> Self::HIGH_SHIFT << Self::LOW_BITS | bits & Self::LOW_MASK) as u32
+    }
+
+    /// The same with the next generation.
+    #[inline(always)]
+    const fn next(bits: usize) -> usize {
+        if bits & Self::LOW_MASK != Self::LOW_MASK {
+            bits + 1
+        } else {
+            (bits & !Self::LOW_MASK).wrapping_add(1 << Self::HIGH_SHIFT)
+        }
+    }
+}
+
+impl JobRef {
+    /// A new job on this stack, idle.
+    pub fn new(stack: Stack, owner: ThreadId, epoch: LimitEpoch) -> Self {
+        let place = stack.owner_bytes().cast::<Job>();
+        let generation = stack.generation().load(Relaxed).wrapping_add(1);
+        let handle = Handle::encode(place.as_ptr().expose_provenance(), generation);
+        let job = ManuallyDrop::new(Job {
+            handle: AtomicUsize::new(0),
+            owner: AtomicU64::new(owner.0),
+            lib_ctx: SavedLibCtx::unknown(),
+            state: Cell::new(State::Idle),
+            pause_blocks: Cell::new(0),
+            fibre: Fibre::new(),
+            wait_ctx: WeakWaitCtx::none(),
+            next_idle: Cell::new(None),
+            epoch,
+            heap_args: Cell::new(None),
+            stack,
+        });
+        // SAFETY: the place is aligned, large enough (see the assertions above) and nobody
+        // else's. Other threads that have a stale handle may read the first field meanwhile, so
+        // it alone is stored as an atomic number.
+        unsafe {
+            let first = mem::size_of::<AtomicUsize>();
+            ptr::copy_nonoverlapping(
+                (&raw const job).cast::<u8>().add(first),
+                place.as_ptr().cast::<u8>().add(first),
+                mem::size_of::<Job>() - first,
+            );
+            (*place.as_ptr()).handle.store(handle, Release);
+        }
+        Self(place)
+    }
+
+    /// Ends an idle job that is in no pool: every handle of it is stale from now on. Nobody has
+    /// another JobRef of it. Its stack is left.
+    pub fn destroy(self) -> Stack {
+        let handle = self.handle.swap(0, Relaxed);
+        // SAFETY: the job exists, and nobody uses it any more; the copy in its place is never
+        // dropped.
+        let Job { stack, fibre, .. } = unsafe { self.0.read() };
+        drop(fibre);
+        stack
+            .generation()
+            .store(Handle::generation(handle), Relaxed);
+        stack
+    }
+}
+
+impl Job {
+    /// The handle of this run.
+    #[inline]
+    pub fn handle(&self) -> Handle {
+        let handle = ptr::with_exposed_provenance_mut(self.handle.load(Relaxed));
+        Handle(NonNull::new(handle).expect("an existing job has a handle"))
+    }
+
+    #[inline]
+    pub fn is_owned_by(&self, thread: ThreadId) -> bool {
+        self.owner.load(Relaxed) == thread.0
+    }
+
+    /// Makes an idle job ready for its first switch.
+    #[inline]
+    pub fn prepare(&self, func: Func, args: Args) -> Result<(), Error> {
+        let stack = self.stack.addresses();
+        let mut frames = stack.clone();
+        let mut copy = ptr::null_mut();
+        if args.bytes > Self::most_args_on_stack(stack.len()) {
+            copy = self.copy_to_heap(args)?.as_ptr();
+        } else if args.bytes > 0 {
+            frames.end = (frames.end - args.bytes) & !15;
+            copy = ptr::with_exposed_provenance_mut(frames.end);
+            self.stack
+                .allow_writing(frames.end - Fibre::FIRST_FRAME_BYTES..stack.end);
+            // SAFETY: the stack is larger than this, and nothing of an idle job is on it.
+            unsafe { args.copy_to(copy) };
+        }
+        // SAFETY: the stack is this job's, which is idle; what lies above the frames stays.
+        unsafe { self.fibre.prepare(frames, stack, func, copy.cast()) };
+        Ok(())
+    }
+
+    /// The largest copy of arguments, in bytes, that lies on the stack.
+    fn most_args_on_stack(stack_bytes: usize) -> usize {
+        (stack_bytes / 32).min(1024)
+    }
+
+    #[cold]
+    fn copy_to_heap(&self, args: Args) -> Result<NonNull<u8>, Error> {
+        let layout = Layout::from_size_align(args.bytes, 16).ok();
+        let heap_args = layout.and_then(|layout| {
+            // SAFETY: there are more than 0 bytes.
+            Some((NonNull::new(unsafe { alloc::alloc(layout) })?, layout))
+        });
+        let (copy, _) = heap_args.ok_or(Error {
+            reason: Reason::NoMemory,
+            text: c"no memory for a copy of args; give the job a pointer instead, or free some",
+        })?;
+        // SAFETY: it was allocated for that many bytes.
+        unsafe { args.copy_to(copy.as_ptr()) };
+        self.heap_args.set(heap_args);
+        Ok(copy)
+    }
+
+    /// Makes a job that has ended idle. Its handle becomes stale before anything else changes.
+    #[inline]
+    pub fn finish(&self) {
+        self.handle
+            .store(Handle::next(self.handle.load(Relaxed)), Relaxed);
+        self.state.set(State::Idle);
+        self.wait_ctx.clear();
+        self.pause_blocks.set(0);
+        if self.heap_args.get().is_some() {
+            self.free_heap_args();
+        }
+    }
+
+    #[cold]
+    fn free_heap_args(&self) {
+        if let Some((copy, layout)) = self.heap_args.take() {
+            // SAFETY: `copy_to_heap` allocated it with this layout.
+            unsafe { alloc::dealloc(copy.as_ptr(), layout) };
+        }
+    }
+
+    /// Gives back the pages of an idle job's stack, but for the one that the job is in.
+    pub fn trim(&self) {
+        self.stack.trim();
+        self.state.set(State::Trimmed);
+    }
+}

@@ -1,0 +1,172 @@
+//! The jobs of a thread: the idle ones, the limit, making and destroying.
+
+use std::cell::Cell;
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::error::{Error, Reason};
+use crate::job::job::{JobRef, LimitEpoch, ThreadId};
+use crate::job::reclaim::Reclaim;
+use crate::stack::stack::Stack;
+
+/// The jobs of one thread. The idle ones are linked by [`Job::next_idle`](crate::job::job::Job).
+pub struct Pool {
+    /// The idle job used last, as its stack is the warmest.
+    top: Cell<Option<JobRef>>,
+    /// How many jobs were pushed.
+    pushes: Cell<u32>,
+    reclaim: Reclaim,
+    /// Jobs made in this epoch that exist.
+    made: Cell<usize>,
+    /// How many that may be; 0: any number.
+    limit: Cell<usize>,
+    epoch: Cell<LimitEpoch>,
+    /// Jobs of this thread that exist, idle or not, of any epoch.
+    existing: Cell<u64>,
+    /// The thread exits: an idle job is destroyed, as nobody would free it later.
+    is_closed: Cell<bool>,
+}
+
+/// Jobs left paused or running by threads that have exited; nobody can resume them.
+static ABANDONED: AtomicU64 = AtomicU64::new(0);
+
+pub fn jobs_abandoned() -> u64 {
+    ABANDONED.load(Relaxed)
+}
+
+/// What is due after a job was pushed.
+pub enum Due {
+    Nothing,
+    /// Each 16th time: a step of the trimming.
+    Step,
+    /// Each 256th time: the same, and a look at the clock.
+    Period,
+}
+
+impl Pool {
+    const STEP_EVERY: u32 = 16;
+    const PERIOD_EVERY: u32 = 256;
+
+    pub const fn new() -> Self {
+        Self {
+            top: Cell::new(None),
+            pushes: Cell::new(0),
+            reclaim: Reclaim::new(),
+            made: Cell::new(0),
+            limit: Cell::new(0),
+            epoch: Cell::new(LimitEpoch(0)),
+            existing: Cell::new(0),
+            is_closed: Cell::new(false),
+        }
+    }
+
+    /// The idle job that was used last.
+    #[inline]
+    pub fn pop(&self) -> Option<JobRef> {
+        let job = self.top.get()?;
+        let below = job.next_idle.take();
+        self.top.set(below);
+        self.reclaim.on_pop(job, below);
+        Some(job)
+    }
+
+    /// Takes an idle job; destroys it if the pool is closed.
+    #[inline]
+    pub fn push(&self, job: JobRef) -> Due {
+        if self.is_closed.get() {
+            self.destroy(job).free();
+            return Due::Nothing;
+        }
+        job.next_idle.set(self.top.replace(Some(job)));
+        let pushes = self.pushes.get().wrapping_add(1);
+        self.pushes.set(pushes);
+        match pushes {
+            pushes if !pushes.is_multiple_of(Self::STEP_EVERY) => Due::Nothing,
+            pushes if !pushes.is_multiple_of(Self::PERIOD_EVERY) => Due::Step,
+            _ => Due::Period,
+        }
+    }
+
+    /// Trims what was due to be trimmed.
+    #[cold]
+    pub fn reclaim(&self, due: Due) {
+        self.reclaim.step();
+        if matches!(due, Due::Period) {
+            self.reclaim.end_period(self.top.get());
+        }
+    }
+
+    /// A new job, idle and not in the pool, or why there can't be one.
+    #[cold]
+    pub fn make(&self, owner: ThreadId) -> Result<JobRef, &'static CStr> {
+        if self.limit.get() != 0 && self.made.get() >= self.limit.get() {
+            return Err(c"the thread has as many jobs as ASYNC_init_thread allowed; let one finish, then try again");
+        }
+        let stack =
+            Stack::new().ok_or(c"no memory for another stack; let a job finish, then try again")?;
+        self.made.set(self.made.get() + 1);
+        self.existing.set(self.existing.get() + 1);
+        if self.is_closed.get() {
+            ABANDONED.fetch_add(1, Relaxed); // perhaps nobody is left to resume it
+        }
+        Ok(JobRef::new(stack, owner, self.epoch.get()))
+    }
+
+    /// Destroys an idle job that is not in the pool. Its stack is left.
+    #[cold]
+    fn destroy(&self, job: JobRef) -> Stack {
+        if job.epoch == self.epoch.get() {
+            self.made.set(self.made.get() - 1);
+        }
+        self.existing.set(self.existing.get() - 1);
+        if self.is_closed.get() {
+            ABANDONED.fetch_sub(1, Relaxed);
+        }
+        job.destroy()
+    }
+
+    /// Destroys the idle jobs, begins an epoch with this limit (0: none), and makes idle jobs, or
+    /// fewer of them if memory ends.
+    pub fn reset(&self, owner: ThreadId, limit: usize, idle: usize) -> Result<(), Error> {
+        if idle > limit {
+            let text = c"init_size is above max_size; give a larger max_size (with 0, which means no limit, init_size must be 0)";
+            return Err(Error {
+                reason: Reason::InvalidPoolSize,
+                text,
+            });
+        }
+        self.destroy_idle();
+        self.made.set(0);
+        self.limit.set(limit);
+        self.epoch
+            .set(LimitEpoch(self.epoch.get().0.wrapping_add(1)));
+        let idle = if self.is_closed.get() { 0 } else { idle };
+        for job in (0..idle).map_while(|_| self.make(owner).ok()) {
+            self.push(job);
+        }
+        Ok(())
+    }
+
+    pub fn destroy_idle(&self) {
+        while let Some(job) = self.pop() {
+            self.destroy(job).free();
+        }
+    }
+
+    /// The same; returns how many bytes of memory went back.
+    pub fn trim(&self) -> usize {
+        let mut bytes = 0;
+        while let Some(job) = self.pop() {
+            bytes += self.destroy(job).free_counted();
+        }
+        bytes
+    }
+
+    /// The thread exits: destroys the idle jobs, and from now on each job that becomes idle. The
+    /// others count as abandoned.
+    pub fn close(&self) {
+        self.destroy_idle();
+        self.is_closed.set(true);
+        ABANDONED.fetch_add(self.existing.get(), Relaxed);
+    }
+}

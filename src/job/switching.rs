@@ -1,0 +1,159 @@
+//! Start, resume, pause, finish: the fast path, from a C function's first line to the jump.
+//!
+//! ```text
+//!   start   a job from the pool | prepare: args, first frame | switch_in
+//!   resume  the handle's job                                 | switch_in
+//!   switch_in  current = job | switch ...          ... switched back | paused, or finish: pool
+//!   pause                        ... | switch back | marks cleared
+//! ```
+
+use std::ffi::{CStr, c_int};
+
+use crate::error::{Error, Reason};
+use crate::fibre::fibre::Func;
+use crate::job::job::{Args, Handle, JobRef, State};
+use crate::job::pool::Due;
+use crate::job::thread::Thread;
+use crate::openssl::default_context::SavedLibCtx;
+use crate::openssl::discover;
+use crate::wait_ctx::wait_ctx::WaitCtx;
+
+/// How a call that started or resumed a job ended.
+pub enum Outcome {
+    /// No job could be had, for this reason. It is no error: it may be tried again.
+    NoJobs(&'static CStr),
+    Paused(Handle),
+    Finished(c_int),
+}
+
+/// Starts a job that runs `func` on a copy of `args`.
+#[inline]
+pub fn start(
+    thread: &Thread,
+    wait_ctx: Option<&'static WaitCtx>,
+    func: Func,
+    args: Args,
+) -> Result<Outcome, Error> {
+    let job = match thread.pool.pop() {
+        Some(job) => job,
+        None => match thread.pool.make(thread.id()) {
+            Ok(job) => job,
+            Err(why) => return Ok(Outcome::NoJobs(why)),
+        },
+    };
+    if let Err(error) = job.prepare(func, args) {
+        release(thread, job);
+        return Err(error);
+    }
+    job.wait_ctx.set(wait_ctx);
+    discover_if_due();
+    let callers = SavedLibCtx::of_thread();
+    Ok(switch_in(thread, job, callers))
+}
+
+/// Resumes a paused job.
+#[inline]
+pub fn resume(thread: &Thread, handle: Handle) -> Result<Outcome, Error> {
+    let is_resumable =
+        |job: &JobRef| job.is_owned_by(thread.id()) && job.state.get() == State::Paused;
+    let Some(job) = handle.job().filter(is_resumable) else {
+        return Err(why_not_resumed(thread, handle));
+    };
+    discover_if_due();
+    let callers = job.lib_ctx.swap_with_thread();
+    Ok(switch_in(thread, job, callers))
+}
+
+/// Runs the job until it pauses or ends. `callers` is the thread's default library context
+/// outside the job.
+#[inline(always)]
+fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx) -> Outcome {
+    job.state.set(State::Running);
+    let starter = thread.current.replace(Some(job));
+    // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
+    unsafe { job.fibre.switch() };
+    thread.current.set(starter);
+    discover_if_due();
+    job.lib_ctx.save_and_restore(callers);
+    let Some(result) = job.fibre.take_result() else {
+        job.state.set(State::Paused);
+        return Outcome::Paused(job.handle());
+    };
+    job.finish();
+    release(thread, job);
+    Outcome::Finished(result)
+}
+
+/// Pauses the current job; returns once it is resumed. Does nothing outside a job.
+#[inline]
+pub fn pause(thread: &Thread) {
+    let Some(job) = thread.current.get() else {
+        return;
+    };
+    if job.pause_blocks.get() > 0 {
+        return;
+    }
+    // SAFETY: the job runs, so its dispatcher is suspended, on this thread.
+    unsafe { job.fibre.switch() };
+    if let Some(ctx) = job.wait_ctx.get() {
+        ctx.clear_marks();
+    }
+}
+
+/// Puts an idle job into the pool.
+#[inline(always)]
+fn release(thread: &Thread, job: JobRef) {
+    match thread.pool.push(job) {
+        Due::Nothing => {}
+        due => house_keeping(thread, due),
+    }
+}
+
+/// Looks for libcryptos if the loader has loaded something. The job itself may have done so.
+#[inline(always)]
+fn discover_if_due() {
+    if discover::new_objects_possible() {
+        discover::discover();
+    }
+}
+
+#[cold]
+fn house_keeping(thread: &Thread, due: Due) {
+    if matches!(due, Due::Period) {
+        discover::poll(); // it may run jobs, so nothing of the pool is in hand
+    }
+    thread.pool.reclaim(due);
+}
+
+#[cold]
+fn why_not_resumed(thread: &Thread, handle: Handle) -> Error {
+    let text = match handle.job() {
+        None => c"this job has finished; set *job to NULL to start a new one",
+        Some(job) if !job.is_owned_by(thread.id()) => {
+            c"this job belongs to another thread; resume it on the thread that started it"
+        }
+        Some(_) => {
+            c"this job is running, or waits for one that it started; only a paused job can be resumed"
+        }
+    };
+    Error {
+        reason: Reason::ShouldNotHaveBeenCalled,
+        text,
+    }
+}
+
+/// Keeps the current job from pausing, once more.
+pub fn block_pause(thread: &Thread) {
+    if let Some(job) = thread.current.get() {
+        job.pause_blocks
+            .set(job.pause_blocks.get().saturating_add(1));
+    }
+}
+
+/// Takes that back, once.
+pub fn unblock_pause(thread: &Thread) {
+    if let Some(job) = thread.current.get() {
+        job.pause_blocks
+            .set(job.pause_blocks.get().saturating_sub(1));
+    }
+}

@@ -1,0 +1,208 @@
+//! Stacks of our own, each above a guard.
+//!
+//! ```text
+//!   low                                                             high
+//!    | guard | stack        | guard | stack        | guard | ...
+//!    |       |    <-- grows |       |              |
+//!    |<------ a slot ------>|
+//! ```
+//!
+//! An overflow ends in the guard, where the kernel answers with SIGSEGV. The guard is made by
+//! the first way that works: a marker in the page tables (`MADV_GUARD_INSTALL`, Linux 6.13),
+//! which leaves the mapping whole, or the protection of its pages, which splits it. Some systems
+//! accept the marker and do nothing (emulators), some refuse it (locked memory); so what counts
+//! is the result, and whether the first guard of the process really faults.
+//!
+//! A freed stack gives its pages back at once. Its guard stays.
+
+use std::ffi::c_long;
+use std::ops::Range;
+use std::ptr;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+
+use crate::sys::limits::page_bytes;
+use crate::sys::slots::{READ_WRITE, Slot, SlotPool};
+
+/// Bytes of a guard: 16 pages of 4 KiB, one of 64 KiB. Frames up to this size can't jump over it.
+const GUARD_BYTES: usize = 64 << 10;
+/// What a job needs of its stack for itself, in bytes. It comes on top of the stack's size.
+const JOB_BYTES: usize = 4 << 10;
+
+/// The slots of jobs' stacks.
+pub static FOR_JOBS: SlotPool = SlotPool::new(true);
+/// The slots of stacks that the program asked for by the default `ASYNC_stack_alloc_fn`. They are
+/// apart because the program may write anything where a job's stack has its job.
+pub static FOR_PROGRAM: SlotPool = SlotPool::new(true);
+
+/// A stack in a slot, above a guard if there could be one.
+pub struct GuardedStack {
+    slot: Slot,
+    pub is_guarded: bool,
+}
+
+impl GuardedStack {
+    /// A stack with at least this many usable bytes; None if there is no memory.
+    pub fn new(pool: &'static SlotPool, bytes: usize) -> Option<Self> {
+        let slot_bytes = bytes
+            .checked_add(JOB_BYTES + GUARD_BYTES)?
+            .checked_next_multiple_of(page_bytes())?;
+        let stack = Self {
+            slot: pool.take(slot_bytes)?,
+            is_guarded: true,
+        };
+        if stack.slot.is_prepared() {
+            stack.populate_top();
+            return Some(stack);
+        }
+        stack.prepare()
+    }
+
+    /// The stack that this memory belongs to, if it is one of this pool.
+    ///
+    /// # Safety
+    /// Nobody else has the stack.
+    pub unsafe fn find(pool: &'static SlotPool, address: usize) -> Option<Self> {
+        let slot = pool.find(address)?;
+        let is_guarded = slot.is_prepared();
+        Some(Self { slot, is_guarded })
+    }
+
+    /// The usable memory.
+    pub fn addresses(&self) -> Range<usize> {
+        let Range { start, end } = self.slot.addresses();
+        start + GUARD_BYTES..end
+    }
+
+    fn guard(&self) -> Range<usize> {
+        let start = self.slot.addresses().start;
+        start..start + GUARD_BYTES
+    }
+
+    /// See [`Slot::generation`].
+    pub fn generation(&self) -> &'static AtomicU32 {
+        self.slot.generation()
+    }
+
+    /// Makes the guard of a slot that has none, and the stack writable where it is not.
+    #[cold]
+    fn prepare(mut self) -> Option<Self> {
+        let slot = &self.slot;
+        if slot.is_read_only() {
+            // Two mappings for each stack in use; without a guard the stacks become one.
+            let is_split = slot.may_split();
+            let writable = if is_split {
+                self.addresses()
+            } else {
+                slot.addresses()
+            };
+            if !slot.protect(writable, READ_WRITE) {
+                if is_split {
+                    slot.unsplit();
+                }
+                self.slot.free();
+                return None;
+            }
+            self.is_guarded = is_split && slot.protect(self.guard(), libc::PROT_NONE);
+        } else {
+            self.is_guarded = self.mark() || {
+                let is_split = slot.may_split();
+                let is_protected = is_split && slot.protect(self.guard(), libc::PROT_NONE);
+                if is_split && !is_protected {
+                    slot.unsplit();
+                }
+                is_protected
+            };
+        }
+        if self.is_guarded {
+            self.slot.set_prepared();
+        }
+        self.populate_top();
+        Some(self)
+    }
+
+    /// Puts a guard marker into the page tables; false if that does not make a guard.
+    fn mark(&self) -> bool {
+        const MADV_GUARD_INSTALL: i32 = 102;
+        const UNTRIED: u8 = 0;
+        const WORKS: u8 = 1;
+        const DOES_NOTHING: u8 = 2;
+        static MARKERS: AtomicU8 = AtomicU8::new(UNTRIED);
+        let markers = MARKERS.load(Relaxed);
+        if markers == DOES_NOTHING {
+            return false;
+        }
+        let Range { start, end } = self.guard();
+        let guard = ptr::with_exposed_provenance_mut(start);
+        // SAFETY: the pages are this slot's, below its stack; nobody reads or writes there.
+        if unsafe { libc::madvise(guard, end - start, MADV_GUARD_INSTALL) } != 0 {
+            return false;
+        }
+        if markers == UNTRIED {
+            let works = is_unreadable(start);
+            MARKERS.store(if works { WORKS } else { DOES_NOTHING }, Relaxed);
+            return works;
+        }
+        true
+    }
+
+    /// Has the page committed that the job will lie in: to ask for it costs less than the fault
+    /// at its first touch, which is most of what a new job costs. Before Linux 5.14 it faults.
+    #[cold]
+    fn populate_top(&self) {
+        let page = ptr::with_exposed_provenance_mut(self.addresses().end - page_bytes());
+        // SAFETY: the page is this stack's; it is only made present.
+        unsafe { libc::madvise(page, page_bytes(), libc::MADV_POPULATE_WRITE) };
+    }
+
+    /// Gives back the whole pages below `end`; false if they are locked. They read as zeros then.
+    /// The caller has nothing there.
+    pub fn discard_below(&self, end: usize) -> bool {
+        let start = self.addresses().start;
+        let bytes = end / page_bytes() * page_bytes() - start;
+        let pages = ptr::with_exposed_provenance_mut(start);
+        // SAFETY: the pages are this stack's, whose owner needs nothing there.
+        unsafe { libc::madvise(pages, bytes, libc::MADV_DONTNEED) == 0 }
+    }
+
+    /// How many bytes of the stack are in memory.
+    pub fn resident_bytes(&self) -> usize {
+        let mut pages = [0; 64];
+        let mut resident = 0;
+        let addresses = self.addresses();
+        for start in addresses.clone().step_by(pages.len() * page_bytes()) {
+            let count = pages.len().min((addresses.end - start) / page_bytes());
+            // SAFETY: the pages are this stack's, and there is room for the answer of each.
+            let is_told = unsafe {
+                let start = ptr::with_exposed_provenance_mut(start);
+                libc::mincore(start, count * page_bytes(), pages.as_mut_ptr()) == 0
+            };
+            if is_told {
+                resident += pages[..count].iter().filter(|&&page| page & 1 != 0).count();
+            }
+        }
+        resident * page_bytes()
+    }
+
+    /// Gives the memory back to the system, then the slot to whoever takes one.
+    pub fn free(self) {
+        if !(self.slot.is_read_only() && self.is_guarded && self.slot.restore_read_only()) {
+            self.discard_below(self.addresses().end);
+        }
+        self.slot.free();
+    }
+}
+
+/// Whether the kernel, asked to read there, says that it can't. The call fails in any case: its
+/// first argument is none that it knows.
+fn is_unreadable(address: usize) -> bool {
+    const NO_ACTION: c_long = -1;
+    const MASK_BYTES: usize = 8;
+    let mask = ptr::with_exposed_provenance::<u64>(address);
+    let nowhere = ptr::null_mut::<u64>();
+    // SAFETY: the kernel, not this process, reads the mask; nothing is changed.
+    unsafe {
+        let call = libc::SYS_rt_sigprocmask;
+        libc::syscall(call, NO_ACTION, mask, nowhere, MASK_BYTES) == -1
+            && *libc::__errno_location() == libc::EFAULT
+    }
+}

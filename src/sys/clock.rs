@@ -1,0 +1,17 @@
+//! The monotonic clock, and how long threads wait for one another.
+
+/// The longest that a thread waits for another one's `fork`, or for another one that initialises
+/// a libcrypto, in milliseconds. After it the thread goes on unprotected, because the other may
+/// wait for this very thread: a signal handler that forks has interrupted the holder of a mutex,
+/// or a second library's fork handler holds a lock under which this thread called in.
+pub const PATIENCE_MS: u64 = 1000;
+
+/// Milliseconds since some moment before the process began.
+pub fn now_ms() -> u64 {
+    // SAFETY: the kernel writes the one argument that is a pointer, a local variable.
+    unsafe {
+        let mut now = std::mem::zeroed::<libc::timespec>();
+        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now);
+        now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+    }
+}

@@ -1,0 +1,220 @@
+//! The objects that the dynamic loader has loaded, without waiting for it.
+//!
+//! glibc has two locks. One is held through a whole `dlopen` or `dlclose`, while constructors
+//! and destructors run; whoever asks `dladdr`, `dlsym` or `dlopen` waits for it, so nothing here
+//! does. The other guards the list of objects while a node is linked or unlinked;
+//! [`for_each_object`] takes it. In a forked child glibc (2.36) renews the first lock but not the
+//! second, so a child walks the list only after it has itself loaded something: then the lock
+//! was free.
+//!
+//! Whether something was loaded is read from the loader's own count, without any lock. Every
+//! object of a walk comes with the value of that count. The word lies in the loader's data,
+//! `_rtld_global`, right behind its recursive locks:
+//!
+//! ```text
+//!   _rtld_global:  ...  | lock | lock | lock | count |  ...
+//!                                  ^ kind = recursive
+//! ```
+//!
+//! That place is believed because it has the right value behind a recursive lock, and only as
+//! long as it has the right value at every walk. Where it can't be found (another C library, a
+//! static program), [`load_count`] is 0 for ever, and the callers walk now and then.
+
+use std::ffi::{c_int, c_void};
+use std::mem;
+use std::ops::ControlFlow;
+use std::ptr;
+use std::slice;
+use std::sync::atomic::{
+    AtomicPtr, AtomicU64,
+    Ordering::{Acquire, Relaxed},
+};
+
+use crate::sys::elf::{Object, SymbolType};
+
+/// Where the loader counts the objects that it has ever loaded, or [`UNKNOWN`].
+static LOAD_COUNT: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const UNKNOWN).cast_mut());
+static UNKNOWN: AtomicU64 = AtomicU64::new(0);
+
+/// glibc's function that tells which object an address lies in (2.35 and later), or NULL. It
+/// takes no lock, and knows an object from the end of its relocation to the end of its
+/// destructors.
+static FIND_OBJECT: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
+
+type FindObject = unsafe extern "C" fn(address: *mut c_void, found: *mut FoundObject) -> c_int;
+
+/// `struct dl_find_object`, from <dlfcn.h>.
+#[repr(C)]
+struct FoundObject {
+    flags: u64,
+    start: *mut c_void,
+    end: *mut c_void,
+    link_map: *const LinkMap,
+    eh_frame: *mut c_void,
+    reserved: [u64; 8],
+}
+
+/// The beginning of `struct link_map`, from <link.h>.
+#[repr(C)]
+struct LinkMap {
+    bias: usize,
+    name: *const c_void,
+    dynamic: *const [usize; 2],
+}
+
+/// Finds the loader's count and glibc's function, and has this code never unloaded: handlers of
+/// `fork`, of the process's exit and of threads' exits point into it.
+pub fn on_load() {
+    let (mut rtld_global, mut find_object) = (None, None);
+    let (mut is_program, mut stays) = (true, false);
+    let count = for_each_object(|object| {
+        rtld_global = rtld_global.or(object.symbol(c"_rtld_global", SymbolType::Object));
+        find_object = find_object.or(object.symbol(c"_dl_find_object", SymbolType::Function));
+        stays |=
+            object.contains(on_load as *const () as usize) && (is_program || object.is_no_delete());
+        is_program = false; // the program is the first in the list
+        ControlFlow::Continue(())
+    });
+    if let Some((start, bytes)) = rtld_global {
+        // SAFETY: it is the loader's variable of that size, which is never unmapped.
+        let words =
+            unsafe { slice::from_raw_parts(ptr::with_exposed_provenance(start), bytes / 8) };
+        if let Some(word) = find_load_count(words, count) {
+            LOAD_COUNT.store(ptr::from_ref(word).cast_mut(), Relaxed);
+        }
+    }
+    if let Some((function, _)) = find_object {
+        FIND_OBJECT.store(ptr::with_exposed_provenance_mut(function), Relaxed);
+    }
+    if !stays {
+        keep_loaded();
+    }
+}
+
+/// The word that holds `count` behind a recursive mutex.
+fn find_load_count(words: &'static [AtomicU64], count: u64) -> Option<&'static AtomicU64> {
+    /// `__kind` in glibc's `pthread_mutex_t`, on every 64-bit processor.
+    const KIND_BYTE: usize = 16;
+    let mutex_words = mem::size_of::<libc::pthread_mutex_t>() / 8;
+    let is_behind_lock = |place: usize| {
+        let kind = words[place - mutex_words + KIND_BYTE / 8].load(Relaxed) as u32;
+        kind == libc::PTHREAD_MUTEX_RECURSIVE as u32
+    };
+    let place = (mutex_words..words.len())
+        .find(|&place| words[place].load(Relaxed) == count && is_behind_lock(place))?;
+    Some(&words[place])
+}
+
+/// A plug-in that has the static library in it does not itself ask never to be unloaded.
+fn keep_loaded() {
+    // SAFETY: `dladdr` fills in a local variable; RTLD_NOLOAD loads nothing, and the flag only
+    // concerns the object that this code is in.
+    unsafe {
+        let mut info = mem::zeroed::<libc::Dl_info>();
+        if libc::dladdr(on_load as *const c_void, &mut info) != 0 {
+            let flags = libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+            libc::dlopen(info.dli_fname, flags);
+        }
+    }
+}
+
+/// How many objects the loader has ever loaded; 0 where that is unknown. Takes no lock.
+#[inline(always)]
+pub fn load_count() -> u64 {
+    // SAFETY: a static, or a word of the loader's data, which is never unmapped.
+    unsafe { &*LOAD_COUNT.load(Relaxed) }.load(Acquire)
+}
+
+pub fn is_load_count_known() -> bool {
+    !ptr::eq(LOAD_COUNT.load(Relaxed), &UNKNOWN)
+}
+
+/// Shows `each` the objects in the order of loading, until it breaks. Returns the loader's count.
+/// Takes the lock of the list: `each` must not call into the loader, nor wait for anything.
+pub fn for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(each: F) -> u64 {
+    struct Walk<F> {
+        each: F,
+        count: u64,
+    }
+    unsafe extern "C" fn show<F: FnMut(&Object) -> ControlFlow<()>>(
+        info: *mut libc::dl_phdr_info,
+        _size: usize,
+        walk: *mut c_void,
+    ) -> c_int {
+        // SAFETY: the loader's description of an object, which stands during the call, and the
+        // walk below, which nobody else uses meanwhile.
+        unsafe {
+            let (info, walk) = (&*info, &mut *walk.cast::<Walk<F>>());
+            walk.count = info.dlpi_adds;
+            if load_count() != info.dlpi_adds {
+                // Unknown, or a wrong place. The count can't change during the walk.
+                LOAD_COUNT.store((&raw const UNKNOWN).cast_mut(), Relaxed);
+            }
+            let headers = slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into());
+            let object = Object::new(info.dlpi_addr as usize, headers);
+            (walk.each)(&object).is_break().into()
+        }
+    }
+    let mut walk = Walk { each, count: 0 };
+    // SAFETY: `show` gets the walk that it is made for.
+    unsafe { libc::dl_iterate_phdr(Some(show::<F>), (&raw mut walk).cast()) };
+    walk.count
+}
+
+/// Whether the object that an address lies in is relocated: a `dlopen` that is under way has
+/// come so far that it can't fail any more. glibc 2.34, which does not tell, is asked by a
+/// function that waits for its lock.
+pub fn is_relocated(address: usize) -> bool {
+    match find_object(address) {
+        Some(found) => found.is_some(),
+        // SAFETY: `dladdr` takes any address and fills in a local variable.
+        None => unsafe {
+            let mut info = mem::zeroed::<libc::Dl_info>();
+            libc::dladdr(ptr::with_exposed_provenance(address), &mut info) != 0
+        },
+    }
+}
+
+/// Calls `f` with the object that an address lies in. Takes no lock, but with glibc 2.34.
+///
+/// # Safety
+/// The object is not unloaded meanwhile; the caller knows that its code has called this library,
+/// for example.
+pub unsafe fn with_object_at<R>(address: usize, f: impl FnOnce(&Object) -> R) -> Option<R> {
+    if let Some(found) = find_object(address) {
+        let found = found?;
+        // SAFETY: the caller sees to it that the object, and with it its node, stays.
+        let object = unsafe {
+            let LinkMap { bias, dynamic, .. } = *found.link_map;
+            Object::from_parts(bias, found.start.addr()..found.end.addr(), dynamic)
+        };
+        return Some(f(&object));
+    }
+    let (mut f, mut result) = (Some(f), None);
+    for_each_object(|object| {
+        if object.contains(address) {
+            result = f.take().map(|f| f(object));
+        }
+        match f {
+            Some(_) => ControlFlow::Continue(()),
+            None => ControlFlow::Break(()),
+        }
+    });
+    result
+}
+
+/// What glibc says of an address: None where it can't be asked, Some(None) where no relocated
+/// object is.
+fn find_object(address: usize) -> Option<Option<FoundObject>> {
+    let function = FIND_OBJECT.load(Relaxed);
+    if function.is_null() {
+        return None;
+    }
+    // SAFETY: it is the function of that name, whose type this is; the struct is plain data.
+    unsafe {
+        let find = mem::transmute::<*mut c_void, FindObject>(function);
+        let mut found = mem::zeroed::<FoundObject>();
+        let is_found = find(ptr::with_exposed_provenance_mut(address), &mut found) == 0;
+        Some(is_found.then_some(found))
+    }
+}

@@ -1,0 +1,185 @@
+//! Mutexes that a `fork` finds free, with what they guard whole.
+//!
+//! A mutex that another thread holds at the moment of a `fork` would stay locked in the child
+//! for ever, and what it guards half-changed. So a thread that forks announces it, then waits
+//! until each mutex has been free once; from the announcement on other threads wait before they
+//! change anything. Two threads that fork at once take turns:
+//!
+//! ```text
+//!   forking thread:  FORKER = self | each stripe: lock, unlock | fork | FORKER = 0
+//!   another thread:        lock ... unlock       lock, wait ............. goes on
+//!   another forker:  waits for FORKER == 0 .............................. FORKER = self ...
+//! ```
+//!
+//! The stripes are not simply held across the fork: handlers of other libraries, which run in
+//! between, may call in on this thread, or wait for a lock under which another thread calls in.
+//! For the same reason every wait ends after [`PATIENCE_MS`].
+//!
+//! To keep "each mutex" a short list, a [`ForkSafeMutex`] has no lock of its own; it borrows one
+//! of the [`STRIPES`], chosen by its address. Two rules follow: **no thread holds two at once**,
+//! and **no foreign code runs under one**.
+
+use std::cell::UnsafeCell;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
+use std::thread;
+
+use crate::sys::clock::{PATIENCE_MS, now_ms};
+
+/// Many enough that two threads at work on different things rarely meet.
+const STRIPE_COUNT: usize = 64;
+
+/// One stripe to a cache line, so that neighbours don't slow each other.
+#[repr(align(64))]
+struct Stripe(UnsafeCell<libc::pthread_mutex_t>);
+
+// SAFETY: only the pthread_mutex functions, which are made for several threads, and `reset`,
+// which runs while there is a single thread, touch the mutex.
+unsafe impl Sync for Stripe {}
+
+static STRIPES: [Stripe; STRIPE_COUNT] =
+    [const { Stripe(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER)) }; STRIPE_COUNT];
+
+/// The thread that is about to fork, as `pthread_self` names it; 0: none.
+static FORKER: AtomicUsize = AtomicUsize::new(0);
+
+/// When that thread announced itself, in milliseconds of the monotonic clock.
+static ANNOUNCED_MS: AtomicU64 = AtomicU64::new(0);
+
+fn this_thread() -> usize {
+    // SAFETY: the function has no conditions.
+    unsafe { libc::pthread_self() as usize }
+}
+
+impl Stripe {
+    #[inline]
+    fn lock(&self) {
+        // SAFETY: the mutex is initialised statically and never moves.
+        unsafe { libc::pthread_mutex_lock(self.0.get()) };
+        if FORKER.load(Relaxed) != 0 {
+            self.wait_for_fork();
+        }
+    }
+
+    #[cold]
+    fn wait_for_fork(&self) {
+        let deadline = ANNOUNCED_MS.load(Relaxed) + PATIENCE_MS;
+        while ![0, this_thread()].contains(&FORKER.load(Relaxed)) && now_ms() < deadline {
+            self.unlock();
+            thread::yield_now();
+            // SAFETY: as in `lock`.
+            unsafe { libc::pthread_mutex_lock(self.0.get()) };
+        }
+    }
+
+    #[inline]
+    fn unlock(&self) {
+        // SAFETY: as in `lock`; every caller has locked it.
+        unsafe { libc::pthread_mutex_unlock(self.0.get()) };
+    }
+
+    /// Waits until the stripe has been free once, `deadline` (real time) at the latest.
+    fn drain(&self, deadline: &libc::timespec) {
+        // SAFETY: as in `lock`; the deadline is a valid time.
+        if unsafe { libc::pthread_mutex_timedlock(self.0.get(), deadline) } == 0 {
+            self.unlock();
+        }
+    }
+
+    /// Makes it free, whichever thread of the parent held it.
+    fn reset(&self) {
+        // SAFETY: called in a forked child while it has a single thread, which is here and not
+        // in a pthread_mutex function.
+        unsafe { self.0.get().write(libc::PTHREAD_MUTEX_INITIALIZER) };
+    }
+}
+
+/// A value that one thread at a time sees.
+#[repr(transparent)]
+pub struct ForkSafeMutex<T>(UnsafeCell<T>);
+
+// SAFETY: the value is reached only through a MutexGuard, which holds the value's stripe.
+unsafe impl<T: Send> Sync for ForkSafeMutex<T> {}
+
+impl<T> ForkSafeMutex<T> {
+    pub const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    /// Waits for the value. The caller must not hold another MutexGuard.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        // Most addresses agree in their lowest six bits.
+        let stripe = &STRIPES[(self.0.get().addr() >> 6) % STRIPE_COUNT];
+        stripe.lock();
+        MutexGuard {
+            stripe,
+            value: &self.0,
+        }
+    }
+}
+
+/// The value of a [`ForkSafeMutex`]; dropping it unlocks.
+pub struct MutexGuard<'a, T> {
+    stripe: &'static Stripe,
+    value: &'a UnsafeCell<T>,
+}
+
+impl<T> Deref for MutexGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: the guard holds the stripe, so no other thread has a reference.
+        unsafe { &*self.value.get() }
+    }
+}
+
+impl<T> DerefMut for MutexGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as in `deref`; `&mut self` excludes another reference of this thread.
+        unsafe { &mut *self.value.get() }
+    }
+}
+
+impl<T> Drop for MutexGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.stripe.unlock();
+    }
+}
+
+/// Announces a fork of this thread and waits until every stripe has been free once.
+pub fn before_fork() {
+    let give_up_ms = now_ms() + PATIENCE_MS;
+    while FORKER
+        .compare_exchange(0, this_thread(), SeqCst, SeqCst)
+        .is_err()
+        && now_ms() < give_up_ms
+    {
+        thread::yield_now();
+    }
+    ANNOUNCED_MS.store(now_ms(), SeqCst);
+    // SAFETY: the kernel writes the one argument that is a pointer, a local variable.
+    let deadline = unsafe {
+        let mut now = std::mem::zeroed::<libc::timespec>();
+        libc::clock_gettime(libc::CLOCK_REALTIME, &mut now);
+        now.tv_sec += (PATIENCE_MS / 1000) as libc::time_t;
+        now
+    };
+    STRIPES.iter().for_each(|stripe| stripe.drain(&deadline));
+}
+
+/// Takes back this thread's announcement, if it stands.
+pub fn after_fork_in_parent() {
+    let _ = FORKER.compare_exchange(this_thread(), 0, SeqCst, SeqCst);
+}
+
+pub fn after_fork_in_child() {
+    STRIPES.iter().for_each(Stripe::reset);
+    FORKER.store(0, SeqCst);
+}

@@ -1,0 +1,389 @@
+//! Memory in slots of one size, which can be read for ever.
+//!
+//! A handle or a weak pointer may be used long after what it named is gone. So an address that
+//! was once in a slot always stays readable, and a reader finds zeros there or something of the
+//! same kind. Slots are carved from regions, large mappings that are never unmapped:
+//!
+//! ```text
+//!   | header | bits | generations |  slot 0  |  slot 1  |  slot 2  | ...
+//! ```
+//!
+//! Many slots share a mapping because the kernel limits the number of mappings
+//! (`vm.max_map_count`, 65,530). Memory is committed as it is touched; the user of a slot gives
+//! it back. When the last slot of a region is freed, its page tables go back too, if there are
+//! many.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+use std::mem;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crate::sys::limits::{
+    is_address_space_limited, is_writable_memory_charged, mappings, page_bytes,
+};
+use crate::sys::mutex::ForkSafeMutex;
+
+/// Slots of the first region. A later one has as many as all before it together, so that a crowd
+/// has few regions, and a program under `mlockall(MCL_FUTURE)`, which commits each mapping as it
+/// is made, pays at most for twice what it uses.
+const FIRST_REGION_SLOTS: usize = 4;
+/// Where that growth ends: 12 GiB of address space for stacks of the default size.
+const LARGEST_REGION_SLOTS: usize = 1 << 16;
+/// Under a limit of the address space a new region has a slot for this many that there are.
+const SLOTS_PER_NEW_SLOT: usize = 8;
+/// An empty region stays as it is if at most this many of its slots were in use together: a
+/// thread that makes and frees one job again and again costs no mapping each time.
+const KEPT_SLOTS: usize = 16;
+
+/// What memory in use can be used for.
+pub const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+/// The slots for one kind of thing, in the whole process.
+pub struct SlotPool {
+    newest: ForkSafeMutex<NewestRegion>,
+    /// Slots are at first read-only where the system charges for what can be written, so that it
+    /// charges only for those in use. Each user of a slot then calls [`Slot::protect`].
+    read_only_if_charged: bool,
+}
+
+/// The newest region, and by `older` all others.
+struct NewestRegion(Option<&'static Region>);
+
+// SAFETY: regions are process-wide memory that is never freed; their `older` is written before
+// they are in the list.
+unsafe impl Send for NewestRegion {}
+
+/// The header of a mapping. What counts changes only under the pool's mutex; it is atomic to be
+/// reached by a shared reference.
+struct Region {
+    older: Cell<Option<&'static Region>>,
+    pool: &'static SlotPool,
+    slots: usize,
+    slot_bytes: usize,
+    header_bytes: usize,
+    is_read_only: bool,
+    bits: &'static [SlotBits],
+    generations: &'static [AtomicU32],
+    slots_taken: AtomicUsize,
+    /// The most that were taken since the region was mapped or [renewed](Region::renew).
+    most_taken: AtomicUsize,
+    /// Every slot of the words before this one is taken.
+    first_free_word: AtomicUsize,
+    /// Slots whose protection cost the process two mappings.
+    splits: AtomicUsize,
+    /// Slots from this one on were never taken and stay out of core files.
+    first_undumped: AtomicUsize,
+}
+
+// SAFETY: `older` is written only before the region is in the list.
+unsafe impl Sync for Region {}
+
+/// What is known of 64 slots, a bit for each; zeroed memory is a valid value.
+struct SlotBits {
+    taken: AtomicU64,
+    /// Set by the user of the slot; stays when it is freed.
+    prepared: AtomicU64,
+}
+
+/// Slots of all regions whose protection cost two mappings each.
+static SPLITS: AtomicUsize = AtomicUsize::new(0);
+
+/// A slot that is taken. It is freed by [`Slot::free`], not when it is dropped.
+pub struct Slot {
+    region: &'static Region,
+    index: usize,
+}
+
+impl SlotPool {
+    pub const fn new(read_only_if_charged: bool) -> Self {
+        Self {
+            newest: ForkSafeMutex::new(NewestRegion(None)),
+            read_only_if_charged,
+        }
+    }
+
+    /// A free slot of at least this size; None if there is no memory.
+    pub fn take(&'static self, slot_bytes: usize) -> Option<Slot> {
+        let mut newest = self.newest.lock();
+        let alike = newest
+            .iter()
+            .filter(|region| region.slot_bytes == slot_bytes);
+        if let Some(slot) = alike.clone().find_map(Region::take_slot) {
+            return Some(slot);
+        }
+        let all = alike.map(|region| region.slots).sum::<usize>();
+        let wanted = match is_address_space_limited() {
+            true => all / SLOTS_PER_NEW_SLOT,
+            false => all,
+        };
+        let wanted = wanted.clamp(FIRST_REGION_SLOTS, LARGEST_REGION_SLOTS);
+        let region = Region::map(self, wanted, slot_bytes)?;
+        region.older.set(newest.0.replace(region));
+        region.take_slot()
+    }
+
+    /// The slot that an address lies in, which somebody has taken.
+    pub fn find(&'static self, address: usize) -> Option<Slot> {
+        let region = self
+            .newest
+            .lock()
+            .iter()
+            .find(|region| region.slot_addresses().contains(&address))?;
+        let index = (address - region.slot_addresses().start) / region.slot_bytes;
+        Some(Slot { region, index })
+    }
+}
+
+impl NewestRegion {
+    fn iter(&self) -> impl Iterator<Item = &'static Region> + Clone + use<> {
+        std::iter::successors(self.0, |region| region.older.get())
+    }
+}
+
+impl Region {
+    /// Maps a region for `slots` slots, or for fewer if there is no room for so many.
+    fn map(pool: &'static SlotPool, mut slots: usize, slot_bytes: usize) -> Option<&'static Self> {
+        let is_read_only = pool.read_only_if_charged && is_writable_memory_charged();
+        loop {
+            let words = slots.div_ceil(64);
+            let header_bytes = mem::size_of::<Self>()
+                + words * mem::size_of::<SlotBits>()
+                + slots * mem::size_of::<AtomicU32>();
+            let header_bytes = header_bytes.next_multiple_of(page_bytes());
+            let bytes = slots
+                .checked_mul(slot_bytes)
+                .and_then(|bytes| bytes.checked_add(header_bytes))
+                .and_then(|bytes| bytes.checked_next_multiple_of(page_bytes()));
+            if let Some(start) = bytes.and_then(|bytes| map_memory(None, bytes, is_read_only)) {
+                if is_read_only && !protect(start.as_ptr(), header_bytes, READ_WRITE) {
+                    // SAFETY: nobody knows of the mapping yet.
+                    unsafe { libc::munmap(start.as_ptr().cast(), bytes?) };
+                    return None;
+                }
+                let header = start.cast::<Self>();
+                // SAFETY: fresh memory of nobody else, zeroed, aligned to a page, with room for
+                // the header, the bits and the generations one behind the other.
+                let region = unsafe {
+                    let bits = header.add(1).cast::<SlotBits>();
+                    let generations = bits.add(words).cast::<AtomicU32>();
+                    header.write(Self {
+                        older: Cell::new(None),
+                        pool,
+                        slots,
+                        slot_bytes,
+                        header_bytes,
+                        is_read_only,
+                        bits: slice::from_raw_parts(bits.as_ptr(), words),
+                        generations: slice::from_raw_parts(generations.as_ptr(), slots),
+                        slots_taken: AtomicUsize::new(0),
+                        most_taken: AtomicUsize::new(0),
+                        first_free_word: AtomicUsize::new(0),
+                        splits: AtomicUsize::new(0),
+                        first_undumped: AtomicUsize::new(0),
+                    });
+                    &*header.as_ptr()
+                };
+                region.advise();
+                return Some(region);
+            }
+            if slots == 1 {
+                return None;
+            }
+            slots /= 2;
+        }
+    }
+
+    fn slot_addresses(&self) -> Range<usize> {
+        let start = ptr::from_ref(self).expose_provenance() + self.header_bytes;
+        start..start + self.slots * self.slot_bytes
+    }
+
+    /// The pages of the slots from this one on.
+    fn pages_from(&self, first: usize) -> Range<usize> {
+        let Range { start, end } = self.slot_addresses();
+        let first = (start + first * self.slot_bytes).next_multiple_of(page_bytes());
+        let end = end.next_multiple_of(page_bytes());
+        first.min(end)..end
+    }
+
+    /// No huge page, which would commit ten stacks at the first touch of one; and no slot in a
+    /// core file, before it was taken.
+    fn advise(&self) {
+        let Range { start, end } = self.pages_from(0);
+        let pages = ptr::with_exposed_provenance_mut(start);
+        // SAFETY: the advice changes the contents of no page.
+        unsafe {
+            libc::madvise(pages, end - start, libc::MADV_NOHUGEPAGE);
+            libc::madvise(pages, end - start, libc::MADV_DONTDUMP);
+        }
+        self.first_undumped.store(0, Relaxed);
+    }
+
+    /// Takes the lowest free slot, if there is one. Under the pool's mutex.
+    fn take_slot(&'static self) -> Option<Slot> {
+        let taken = self.slots_taken.load(Relaxed);
+        if taken == self.slots {
+            return None;
+        }
+        let is_free = |bits: &SlotBits| bits.taken.load(Relaxed) != u64::MAX;
+        let first = self.first_free_word.load(Relaxed);
+        let word = first + self.bits[first..].iter().position(is_free)?;
+        let bit = self.bits[word].taken.load(Relaxed).trailing_ones() as usize;
+        self.bits[word].taken.fetch_or(1 << bit, Relaxed);
+        self.first_free_word.store(word, Relaxed);
+        self.slots_taken.store(taken + 1, Relaxed);
+        self.most_taken.fetch_max(taken + 1, Relaxed);
+        let index = word * 64 + bit;
+        if index >= self.first_undumped.load(Relaxed) {
+            self.dump_through(index);
+        }
+        Some(Slot {
+            region: self,
+            index,
+        })
+    }
+
+    /// Has core files include the slots up to this one, and as many again.
+    #[cold]
+    fn dump_through(&self, index: usize) {
+        let now = (2 * index + 1).min(self.slots);
+        let (start, end) = (self.pages_from(0).start, self.pages_from(now).start);
+        // SAFETY: the advice changes the contents of no page.
+        unsafe {
+            let pages = ptr::with_exposed_provenance_mut(start);
+            libc::madvise(pages, end - start, libc::MADV_DODUMP);
+        }
+        self.first_undumped.store(now, Relaxed);
+    }
+
+    /// Frees a slot. Under the pool's mutex.
+    fn free_slot(&self, index: usize) {
+        let bit = 1 << (index % 64);
+        self.bits[index / 64].taken.fetch_and(!bit, Relaxed);
+        self.first_free_word.fetch_min(index / 64, Relaxed);
+        let taken = self.slots_taken.load(Relaxed) - 1;
+        self.slots_taken.store(taken, Relaxed);
+        if taken == 0 && self.most_taken.load(Relaxed) > KEPT_SLOTS {
+            self.renew();
+        }
+    }
+
+    /// Gives back the pages of the slots and their page tables: maps the slots anew in the same
+    /// place. Nobody has one of them. Under the pool's mutex.
+    fn renew(&self) {
+        let Range { start, end } = self.pages_from(0);
+        if map_memory(Some(start), end - start, self.is_read_only).is_none() {
+            return;
+        }
+        self.advise();
+        for bits in self.bits {
+            bits.prepared.store(0, Relaxed);
+        }
+        self.most_taken.store(0, Relaxed);
+        SPLITS.fetch_sub(self.splits.swap(0, Relaxed), Relaxed);
+    }
+}
+
+impl Slot {
+    pub fn addresses(&self) -> Range<usize> {
+        let start = self.region.slot_addresses().start + self.index * self.region.slot_bytes;
+        start..start + self.region.slot_bytes
+    }
+
+    /// A number that outlives the users of this slot, 0 before the first; for them to tell
+    /// themselves apart.
+    pub fn generation(&self) -> &'static AtomicU32 {
+        &self.region.generations[self.index]
+    }
+
+    /// Whether a user of this slot has called [`Slot::set_prepared`]; it stays so when the slot
+    /// is freed.
+    pub fn is_prepared(&self) -> bool {
+        self.bits().prepared.load(Relaxed) & self.bit() != 0
+    }
+
+    pub fn set_prepared(&self) {
+        self.bits().prepared.fetch_or(self.bit(), Relaxed);
+    }
+
+    /// Whether the slot can't be written before [`Slot::protect`] allows it.
+    pub fn is_read_only(&self) -> bool {
+        self.region.is_read_only
+    }
+
+    /// Changes the protection of some pages of the slot. False if the system refuses.
+    pub fn protect(&self, pages: Range<usize>, protection: c_int) -> bool {
+        let start = ptr::with_exposed_provenance_mut(pages.start);
+        protect(start, pages.end - pages.start, protection)
+    }
+
+    /// Counts two mappings for the protection of this slot; false if slots have three quarters of
+    /// what the process may have. The rest is for the program: past the limit its threads and its
+    /// large allocations would fail.
+    pub fn may_split(&self) -> bool {
+        if SPLITS.load(Relaxed) >= mappings() / 8 * 3 {
+            return false;
+        }
+        SPLITS.fetch_add(1, Relaxed);
+        self.region.splits.fetch_add(1, Relaxed);
+        true
+    }
+
+    /// Takes that back.
+    pub fn unsplit(&self) {
+        SPLITS.fetch_sub(1, Relaxed);
+        self.region.splits.fetch_sub(1, Relaxed);
+    }
+
+    /// Makes the slot as it was when its region was mapped, which is read-only; false if the
+    /// system refuses.
+    pub fn restore_read_only(&self) -> bool {
+        let Range { start, end } = self.addresses();
+        let is_restored = map_memory(Some(start), end - start, true).is_some();
+        if is_restored {
+            self.bits().prepared.fetch_and(!self.bit(), Relaxed);
+            self.unsplit();
+        }
+        is_restored
+    }
+
+    /// Gives the slot to whoever takes one next. Its memory stays as it is.
+    pub fn free(self) {
+        let _regions = self.region.pool.newest.lock();
+        self.region.free_slot(self.index);
+    }
+
+    fn bits(&self) -> &'static SlotBits {
+        &self.region.bits[self.index / 64]
+    }
+
+    fn bit(&self) -> u64 {
+        1 << (self.index % 64)
+    }
+}
+
+/// Maps zeroed memory, none of it committed yet: in a place where there is memory of ours that
+/// nobody needs, or anywhere.
+fn map_memory(place: Option<usize>, bytes: usize, is_read_only: bool) -> Option<NonNull<u8>> {
+    let protection = match is_read_only {
+        true => libc::PROT_READ,
+        false => READ_WRITE,
+    };
+    // Most of it will never be used: the system need not reserve swap space.
+    let mut flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    if place.is_some() {
+        flags |= libc::MAP_FIXED;
+    }
+    let place = ptr::with_exposed_provenance_mut(place.unwrap_or(0));
+    // SAFETY: without a place the mapping is a new one; with one the callers own that memory.
+    let start = unsafe { libc::mmap(place, bytes, protection, flags, -1, 0) };
+    NonNull::new(start.cast()).filter(|_| start != libc::MAP_FAILED)
+}
+
+fn protect(start: *mut u8, bytes: usize, protection: c_int) -> bool {
+    // SAFETY: the callers own that memory.
+    unsafe { libc::mprotect(start.cast(), bytes, protection) == 0 }
+}
