@@ -20,25 +20,24 @@ mod status {
 }
 
 pub fn trials() -> Vec<Trial> {
-    let mut trials = vec![
+    vec![
         Trial::test("fuzz::same_as_libcrypto_and_as_the_contract_says", || {
             fuzz(seconds()?, &[])
         }),
         Trial::test("fuzz::bad_input_is_answered_as_the_contract_says", || {
             fuzz(seconds()?.div_ceil(5), &["--bad-input"])
         }),
-    ];
-    let replay: [(&str, fn() -> Result<(), Failed>); 6] = [
-        ("a_fault_is_found_and_replayed", fault_in_rsasync),
-        ("a_difference_of_libcrypto_alone", fault_in_libcrypto),
-        ("a_difference_that_the_readme_lists", listed_difference),
-        ("all_programs_in_a_log", several_programs),
-        ("a_log_without_a_whole_program", no_program),
-        ("a_library_that_does_not_load", missing_library),
-    ];
-    let replay = replay.map(|(name, run)| Trial::test(format!("fuzz::replay::{name}"), run));
-    trials.extend(replay);
-    trials
+        replay("a_fault_is_found_and_replayed", fault_in_rsasync),
+        replay("a_difference_of_libcrypto_alone", fault_in_libcrypto),
+        replay("a_difference_that_the_readme_lists", listed_difference),
+        replay("all_programs_in_a_log", several_programs),
+        replay("a_log_without_a_whole_program", no_program),
+        replay("a_library_that_does_not_load", missing_library),
+    ]
+}
+
+fn replay(name: &str, run: fn() -> Result<(), Failed>) -> Trial {
+    Trial::test(format!("fuzz::replay::{name}"), run)
 }
 
 /// How long the fuzzer runs.
