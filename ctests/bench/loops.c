@@ -274,8 +274,8 @@ double current_job_in_job(const struct async *lib, size_t count)
     ASYNC_JOB *job = NULL;
     int ret;
 
-    must(lib->start_job(&job, NULL, &ret, get_current_job_loop, &in_job, sizeof(in_job)) == ASYNC_FINISH,
-         "ASYNC_start_job");
+    must(lib->start_job(&job, NULL, &ret, get_current_job_loop, &in_job, sizeof(in_job))
+             == ASYNC_FINISH, "ASYNC_start_job");
     return took / (double)count;
 }
 

@@ -144,7 +144,7 @@ impl Summary {
     }
 }
 
-/// Makes this many iterations; returns the value for each.
+/// Makes this many iterations; returns the row's value.
 pub type Measure<'a> = Box<dyn FnMut(usize) -> f64 + 'a>;
 
 /// A row, and the subjects that are measured for it.

@@ -103,9 +103,10 @@ impl Libraries {
         Err(format!("{fuzz:?}: {}, not {status}\n{printed}", output.status).into())
     }
 
-    /// Finds a difference by random programs; returns what the fuzzer printed.
+    /// Finds a difference by random programs; returns what the fuzzer printed. With this seed the
+    /// first program to show one reaches no row of the README's table.
     fn find_difference(&self, status: i32) -> Result<String, Failed> {
-        self.fuzz(&["--cases", "2000"], status)
+        self.fuzz(&["--seed", "1", "--cases", "2000"], status)
     }
 
     fn replay(&self, log: &str, status: i32) -> Result<String, Failed> {

@@ -119,7 +119,7 @@ impl<'a> Model<'a> {
         })
     }
 
-    // Tools of the submodules.
+    // Shared by the submodules.
 
     fn this_thread(&mut self) -> &mut Thread {
         &mut self.threads[self.thread]
@@ -155,7 +155,7 @@ impl<'a> Model<'a> {
         self.event(Event::Code(code));
     }
 
-    /// An error is queued, by the function with this code.
+    /// The event of an error that is queued by the function with this code.
     fn error(&mut self, reason: Reason, func: u32) {
         const ERR_LIB_ASYNC: u32 = 51;
         let old = self.features.function_codes;
