@@ -17,7 +17,7 @@ fn timed(count: usize, mut call: impl FnMut()) -> f64 {
     clock::nanoseconds_each(count, || (0..count).for_each(|_| call()))
 }
 
-/// To another stack and back.
+/// A switch to another stack and one back.
 pub fn jump(count: usize) -> f64 {
     extern "C" fn echo(first: Transfer) -> ! {
         let mut back = first.context;

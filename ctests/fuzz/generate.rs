@@ -7,12 +7,12 @@ use crate::program::{
     Args, CONTEXTS, Cleanup, CtxArg, LIB_CTXS, Null, Op, ROUNDING_MODES, Step, THREADS, VARIABLES,
 };
 
-/// How often inputs are wrong.
+/// How often the arguments of calls are bad.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Inputs {
     /// As in correct programs, with some exceptions.
     MostlyValid,
-    /// NULL several_threads times as often, and many more descriptors in a context.
+    /// NULL is passed several times as often, and a context gets many more descriptors at once.
     OftenBad,
 }
 
