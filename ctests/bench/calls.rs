@@ -1,4 +1,4 @@
-//! The rows of single calls, in one thread and in two at once.
+//! The costs of single calls, and how much more two threads do than one.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Write};
@@ -9,17 +9,17 @@ use std::thread;
 
 use crate::clock;
 use crate::loops::{self, Loaded, Loop};
-use crate::measure::{Bar, Contest, Measure, Row, Side, Unit};
+use crate::measure::{Comparison, Measure, Row, Subject, Target, Unit};
 use crate::switchers;
 
-/// The same in other switchers.
-type Others = &'static [(Side, fn(usize) -> f64)];
+/// Other implementations of stack switches that do the same.
+type Others = &'static [(Subject, fn(usize) -> f64)];
 
 struct Call {
     name: &'static str,
     run: Loop,
-    /// The least ratio.
-    bar: Option<f64>,
+    /// The least ratio of libcrypto's cost to rsasync's.
+    target: Option<f64>,
     others: Others,
 }
 
@@ -28,14 +28,14 @@ impl Call {
         Self {
             name,
             run,
-            bar: None,
+            target: None,
             others: &[],
         }
     }
 
-    const fn bar(self, ratio: f64) -> Self {
+    const fn target(self, ratio: f64) -> Self {
         Self {
-            bar: Some(ratio),
+            target: Some(ratio),
             ..self
         }
     }
@@ -47,42 +47,53 @@ impl Call {
 
 const CALLS: [Call; 10] = [
     Call::new("start + finish, no args", loops::start_finish_no_args)
-        .bar(4.0)
-        .others(&[(Side::Corosensei, switchers::corosensei_start_finish)]),
-    Call::new("start + finish, 64 bytes", loops::start_finish_64).bar(4.0),
+        .target(4.0)
+        .others(&[(Subject::Corosensei, switchers::corosensei_start_finish)]),
+    Call::new("start + finish, 64 bytes", loops::start_finish_64).target(4.0),
     Call::new("start + finish, 4 KiB", loops::start_finish_4096),
-    Call::new("start + finish, ten deep", loops::start_finish_ten_deep)
-        .bar(3.5)
-        .others(&[(
-            Side::Corosensei,
-            switchers::corosensei_start_finish_ten_deep,
-        )]),
+    Call::new(
+        "start + finish, ten calls deep",
+        loops::start_finish_ten_deep,
+    )
+    .target(3.5)
+    .others(&[(
+        Subject::Corosensei,
+        switchers::corosensei_start_finish_ten_deep,
+    )]),
     Call::new("resume + pause", loops::resume_pause)
-        .bar(1.9)
+        .target(1.9)
         .others(&[
-            (Side::Corosensei, switchers::corosensei_resume_suspend),
-            (Side::Context, switchers::jump),
+            (Subject::Corosensei, switchers::corosensei_resume_suspend),
+            (Subject::BareJump, switchers::jump),
         ]),
-    Call::new("resume + pause, ten deep", loops::resume_pause_ten_deep)
-        .bar(2.0)
-        .others(&[(
-            Side::Corosensei,
-            switchers::corosensei_resume_suspend_ten_deep,
-        )]),
-    Call::new("get_current_job", loops::current_job).bar(2.0),
+    Call::new(
+        "resume + pause, ten calls deep",
+        loops::resume_pause_ten_deep,
+    )
+    .target(2.0)
+    .others(&[(
+        Subject::Corosensei,
+        switchers::corosensei_resume_suspend_ten_deep,
+    )]),
+    Call::new("get_current_job", loops::current_job).target(2.0),
     Call::new("get_current_job, in a job", loops::current_job_in_job),
     Call::new("pause_job outside a job", loops::pause_outside),
-    Call::new("a wait context's life", loops::wait_ctx_life).bar(1.0),
+    Call::new(
+        "wait context: new, set, get, clear, free",
+        loops::wait_ctx_life,
+    )
+    .target(1.0),
 ];
 
-/// A process that measures rsasync without libcrypto.
-pub struct Alone {
+/// A process without libcrypto that measures rsasync.
+pub struct AloneProcess {
     process: Child,
-    questions: Option<ChildStdin>,
+    /// Its standard input; `None` once it is closed, which ends the process.
+    requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
-impl Alone {
+impl AloneProcess {
     pub fn new(rsasync: &Path) -> io::Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
             .arg("measure-calls")
@@ -91,90 +102,91 @@ impl Alone {
             .stdout(Stdio::piped())
             .spawn()?;
         Ok(Self {
-            questions: process.stdin.take(),
+            requests: process.stdin.take(),
             answers: BufReader::new(process.stdout.take().expect("it is a pipe")),
             process,
         })
     }
 
     fn measure(&mut self, call: usize, count: usize) -> io::Result<f64> {
-        let questions = self.questions.as_mut().expect("it is open until the end");
-        writeln!(questions, "{call} {count}")?;
+        let requests = self.requests.as_mut().expect("it is open until the end");
+        writeln!(requests, "{call} {count}")?;
         let mut answer = String::new();
         self.answers.read_line(&mut answer)?;
         answer.trim().parse().map_err(io::Error::other)
     }
 }
 
-impl Drop for Alone {
+impl Drop for AloneProcess {
     fn drop(&mut self) {
-        self.questions = None;
+        self.requests = None;
         let _ = self.process.wait();
     }
 }
 
-/// What that process does: a line names a call and a count, the answer is the time.
+/// The main function of that process. A request is a line with a call's place in `CALLS` and a
+/// count; the answer is nanoseconds for each.
 pub fn serve(rsasync: &Loaded) -> io::Result<()> {
-    for question in io::stdin().lines() {
-        let question = question?;
-        let (call, count) = question.split_once(' ').unwrap_or_default();
+    for request in io::stdin().lines() {
+        let request = request?;
+        let (call, count) = request.split_once(' ').unwrap_or_default();
         let call: usize = call.parse().map_err(io::Error::other)?;
         let count = count.parse().map_err(io::Error::other)?;
-        // SAFETY: the library is loaded.
+        // SAFETY: the loops call only the functions in the library's table.
         println!("{}", unsafe { (CALLS[call].run)(&rsasync.jobs, count) });
     }
     Ok(())
 }
 
-/// Single calls, on whatever there is to compare.
-pub fn contests<'a>(
+/// Single calls, of both libraries and of what else does the same.
+pub fn comparisons<'a>(
     libcrypto: &'a Loaded,
     rsasync: &'a Loaded,
-    alone: &'a RefCell<Alone>,
-) -> Vec<Contest<'a>> {
-    let mut contests: Vec<_> = CALLS
+    alone: &'a RefCell<AloneProcess>,
+) -> Vec<Comparison<'a>> {
+    let mut comparisons: Vec<_> = CALLS
         .iter()
         .enumerate()
         .map(|(number, call)| {
-            let mut entrants = vec![
-                (Side::Libcrypto, on(libcrypto, call.run)),
-                (Side::Rsasync, on(rsasync, call.run)),
-                (Side::Alone, asked_of(alone, number)),
+            let mut subjects = vec![
+                (Subject::Libcrypto, on(libcrypto, call.run)),
+                (Subject::Rsasync, on(rsasync, call.run)),
+                (Subject::RsasyncAlone, in_process(alone, number)),
             ];
-            for &(side, run) in call.others {
-                entrants.push((side, Box::new(run)));
+            for &(subject, run) in call.others {
+                subjects.push((subject, Box::new(run)));
             }
-            Contest {
-                row: Row::new(call.name, Unit::Nanoseconds, call.bar.map(Bar::Ratio)),
-                entrants,
+            Comparison {
+                row: Row::new(call.name, Unit::Nanoseconds, call.target.map(Target::Ratio)),
+                subjects,
             }
         })
         .collect();
-    contests.push(Contest {
+    comparisons.push(Comparison {
         row: Row::new(
             "the bare jump behind two C functions",
             Unit::Nanoseconds,
             None,
         ),
-        entrants: vec![(Side::Context, Box::new(switchers::jump_behind_two))],
+        subjects: vec![(Subject::BareJump, Box::new(switchers::jump_behind_two))],
     });
-    contests
+    comparisons
 }
 
 fn on(library: &Loaded, run: Loop) -> Measure<'_> {
-    // SAFETY: the library is loaded.
+    // SAFETY: the loops call only the functions in the library's table.
     Box::new(move |count| unsafe { run(&library.jobs, count) })
 }
 
-fn asked_of(alone: &RefCell<Alone>, call: usize) -> Measure<'_> {
+fn in_process(alone: &RefCell<AloneProcess>, call: usize) -> Measure<'_> {
     Box::new(move |count| {
         let answer = alone.borrow_mut().measure(call, count);
         answer.expect("the process without libcrypto has ended")
     })
 }
 
-/// How much more two threads do than one, each doing the same.
-pub fn two_threads<'a>(libcrypto: &'a Loaded, rsasync: &'a Loaded) -> Vec<Contest<'a>> {
+/// The throughput of two threads divided by that of one.
+pub fn two_threads<'a>(libcrypto: &'a Loaded, rsasync: &'a Loaded) -> Vec<Comparison<'a>> {
     [
         ("start + finish", loops::start_finish_no_args as Loop),
         ("resume + pause", loops::resume_pause),
@@ -183,31 +195,31 @@ pub fn two_threads<'a>(libcrypto: &'a Loaded, rsasync: &'a Loaded) -> Vec<Contes
         let speedup = |library: &'a Loaded| -> Measure<'a> {
             Box::new(move |count| rate(library, run, count, 2) / rate(library, run, count, 1))
         };
-        Contest {
+        Comparison {
             row: Row::new(
                 format!("{name} in two threads"),
                 Unit::Times,
-                Some(Bar::AtLeast(1.9)),
+                Some(Target::AtLeast(1.9)),
             ),
-            entrants: vec![
-                (Side::Libcrypto, speedup(libcrypto)),
-                (Side::Rsasync, speedup(rsasync)),
+            subjects: vec![
+                (Subject::Libcrypto, speedup(libcrypto)),
+                (Subject::Rsasync, speedup(rsasync)),
             ],
         }
     })
     .into()
 }
 
-/// How many turns so many threads do together in a nanosecond.
+/// Iterations in a nanosecond, of all threads together.
 fn rate(library: &Loaded, run: Loop, count: usize, threads: usize) -> f64 {
     let barrier = Barrier::new(threads);
     let work = || {
-        // SAFETY: the library is loaded.
-        let turns = |count| unsafe { run(&library.jobs, count) };
-        turns(count / 10 + 1); // what a thread's first job costs is not meant
+        // SAFETY: the loops call only the functions in the library's table.
+        let iterate = |count| unsafe { run(&library.jobs, count) };
+        iterate(count / 10 + 1); // the cost of a thread's first job is left out
         barrier.wait();
-        clock::each(count, || {
-            turns(count);
+        clock::nanoseconds_each(count, || {
+            iterate(count);
         })
     };
     thread::scope(|scope| {

@@ -1,4 +1,5 @@
-//! Crowds of paused jobs: time and memory for each job. Each crowd has a process of its own.
+//! Crowds of paused jobs: time and memory for each job. Each crowd is made in a process of its own,
+//! as memory that an earlier crowd has freed would change the numbers.
 
 use std::hint;
 use std::io;
@@ -15,10 +16,10 @@ use procfs::{Current, Meminfo};
 
 use crate::clock;
 use crate::loops::{self, Loaded};
-use crate::measure::{Bar, Row, Section, Side, Unit};
+use crate::measure::{Row, Section, Subject, Target, Unit};
 use crate::number::thousands;
 
-/// What is measured: for each job, but for the last.
+/// What is measured, for each job; the last row is for the process.
 const ROWS: [(&str, Unit); 6] = [
     (TIMES[0], Unit::Nanoseconds),
     (TIMES[1], Unit::Nanoseconds),
@@ -34,18 +35,19 @@ pub const TIMES: [&str; 3] = [
 ];
 pub const MEMORY: [&str; 2] = ["resident memory", "page tables"];
 
-/// A value of each row, if the library has such a thing.
+/// A value for each row; `None` where the library does not count such a thing.
 type Values = [Option<f64>; ROWS.len()];
 
-/// A crowd that is measured: so many jobs in each of so many threads.
+/// A crowd to measure.
 pub struct Plan {
+    /// Jobs in each thread.
     pub jobs: usize,
     pub threads: usize,
     pub rounds: u64,
 }
 
 impl Plan {
-    /// The other is the same with two threads.
+    /// Whether the other crowd is the same with two threads instead of one.
     pub fn is_half_of(&self, other: &Self) -> bool {
         (self.jobs, self.threads, other.threads) == (other.jobs, 1, 2)
     }
@@ -59,8 +61,9 @@ impl Plan {
     }
 
     fn rows(&self) -> Vec<Row> {
-        let (ratio, at_most) = (|bar| Some(Bar::Ratio(bar)), |bar| Some(Bar::AtMost(bar)));
-        let bars = match (self.jobs, self.threads) {
+        let ratio = |least| Some(Target::Ratio(least));
+        let at_most = |most| Some(Target::AtMost(most));
+        let targets = match (self.jobs, self.threads) {
             (50_000, 1) => [
                 ratio(1.2),
                 ratio(1.3),
@@ -72,22 +75,22 @@ impl Plan {
             (1_000_000, 1) => [None, None, None, at_most(4400.0), None, at_most(0.0)],
             _ => [None; ROWS.len()],
         };
-        let rows = ROWS.into_iter().zip(bars);
-        rows.map(|((name, unit), bar)| Row::new(name, unit, bar))
+        let rows = ROWS.into_iter().zip(targets);
+        rows.map(|((name, unit), target)| Row::new(name, unit, target))
             .collect()
     }
 
-    /// Bytes that it takes at most.
-    fn memory(&self) -> usize {
-        self.jobs * self.threads * BYTES
+    /// An upper bound of its memory, in bytes.
+    fn memory_bytes(&self) -> usize {
+        /// Memory of a job of either library, at most.
+        const JOB_BYTES: usize = 6 << 10;
+        self.jobs * self.threads * JOB_BYTES
     }
 }
 
-/// No less than a job of either library takes.
-const BYTES: usize = 6 << 10;
-
-/// All sizes, in one thread and in two; the large ones take long.
+/// All sizes in one thread, then in two. The large ones have few rounds, as each takes long.
 pub fn plans(quick: bool) -> Vec<Plan> {
+    // Jobs and rounds.
     let all = [
         (1_000, 15),
         (10_000, 15),
@@ -95,8 +98,8 @@ pub fn plans(quick: bool) -> Vec<Plan> {
         (100_000, 5),
         (1_000_000, 2),
     ];
-    let quick_ones = [(1_000, 5), (10_000, 5), (50_000, 5)];
-    let sizes = if quick { &quick_ones[..] } else { &all[..] };
+    let small = [(1_000, 5), (10_000, 5), (50_000, 5)];
+    let sizes = if quick { &small[..] } else { &all[..] };
     let plan = |threads| {
         sizes.iter().map(move |&(jobs, rounds)| Plan {
             jobs,
@@ -111,35 +114,35 @@ pub fn plans(quick: bool) -> Vec<Plan> {
     plan(1).chain(plan(2)).collect()
 }
 
-/// The libraries, by their files.
+/// The files of the libraries.
 #[derive(Clone, Copy)]
 pub struct Files<'a> {
     pub rsasync: &'a Path,
     pub libcrypto: &'a Path,
 }
 
-/// Makes the crowds, each library in turn. What fails is told, and leaves its rows empty.
+/// Measures a crowd of each library in turn. A failure is printed, and leaves rows empty.
 pub fn measure(plan: &Plan, files: Files, progress: &ProgressBar) -> Section {
     let mut rows = plan.rows();
-    let mut sides = [Side::Libcrypto, Side::Rsasync, Side::Alone];
+    let mut subjects = [Subject::Libcrypto, Subject::Rsasync, Subject::RsasyncAlone];
     for _ in 0..plan.rounds {
         progress.set_message(plan.title());
-        for side in sides {
-            match in_a_process(plan, side, files) {
+        for subject in subjects {
+            match in_a_process(plan, subject, files) {
                 Ok(values) => {
                     for (row, value) in rows.iter_mut().zip(values) {
                         if let Some(value) = value {
-                            row.add(side, value);
+                            row.add(subject, value);
                         }
                     }
                 }
                 Err(why) => progress.suspend(|| {
-                    eprintln!("bench: {}, {}: {why}", plan.title(), side.name());
+                    eprintln!("bench: {}, {}: {why}", plan.title(), subject.name());
                 }),
             }
         }
         progress.inc(1);
-        sides.reverse();
+        subjects.reverse();
     }
     Section {
         title: plan.title(),
@@ -147,21 +150,20 @@ pub fn measure(plan: &Plan, files: Files, progress: &ProgressBar) -> Section {
     }
 }
 
-/// A process that takes longer hangs.
-const SECONDS: &str = "300";
-
-fn in_a_process(plan: &Plan, side: Side, files: Files) -> io::Result<Values> {
+fn in_a_process(plan: &Plan, subject: Subject, files: Files) -> io::Result<Values> {
+    /// A process that runs longer hangs, and is ended.
+    const TIME_LIMIT_SECONDS: &str = "300";
     let available = Meminfo::current().map_err(io::Error::other)?.mem_available;
-    if available.is_some_and(|available| available < plan.memory() as u64) {
+    if available.is_some_and(|available| available < plan.memory_bytes() as u64) {
         return Err(io::Error::other("there is not enough memory"));
     }
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", SECONDS]);
+    command.args(["--kill-after=5", TIME_LIMIT_SECONDS]);
     command.arg(std::env::current_exe()?).arg("measure-crowd");
     command.args([plan.jobs, plan.threads].map(|number| number.to_string()));
-    match side {
-        Side::Libcrypto => command.arg(files.libcrypto),
-        Side::Alone => command.arg(files.rsasync),
+    match subject {
+        Subject::Libcrypto => command.arg(files.libcrypto),
+        Subject::RsasyncAlone => command.arg(files.rsasync),
         _ => command
             .arg(files.rsasync)
             .arg("--beside")
@@ -174,22 +176,23 @@ fn in_a_process(plan: &Plan, side: Side, files: Files) -> io::Result<Values> {
     ron::de::from_bytes(&output.stdout).map_err(io::Error::other)
 }
 
-/// What that process does.
+/// The main function of that process: measures the crowd once.
 pub fn serve(library: &Loaded, plan: &Plan) -> io::Result<()> {
-    // In a virtual machine the first use of a page may cost more than all the rest. So the
-    // kernel gets pages, and gives them back, before anything is measured.
-    drop(hint::black_box(vec![1_u8; plan.memory()]));
-    // What a library sets up once is not to be counted.
+    // In a virtual machine the first use of a page may cost more than all else that is measured.
+    // To use as many pages here makes the host provide them to the kernel beforehand.
+    drop(hint::black_box(vec![1_u8; plan.memory_bytes()]));
+    // A first job makes the library set up what it has once in a process or thread.
     measure_thread(library, 1, &Barrier::new(1), &mut || ());
     let barrier = Barrier::new(plan.threads);
-    let mut looks = Vec::new();
+    let mut snapshots = Vec::new();
     let times = thread::scope(|scope| {
-        // This thread has a crowd too: malloc serves it otherwise than those that come later.
+        // The main thread makes one of the crowds: malloc serves it from another kind of arena
+        // than the threads that are made later.
         let others: Vec<_> = (1..plan.threads)
             .map(|_| scope.spawn(|| measure_thread(library, plan.jobs, &barrier, &mut || ())))
             .collect();
-        let mut look = || looks.push((memory(), library.stats()));
-        let mut times = vec![measure_thread(library, plan.jobs, &barrier, &mut look)];
+        let mut snapshot = || snapshots.push((memory_bytes(), library.stats()));
+        let mut times = vec![measure_thread(library, plan.jobs, &barrier, &mut snapshot)];
         times.extend(
             others
                 .into_iter()
@@ -197,45 +200,49 @@ pub fn serve(library: &Loaded, plan: &Plan) -> io::Result<()> {
         );
         times
     });
-    let [(before, _), (after, stats)] = looks.try_into().ok().expect("it looked twice");
+    let [(before, _), (after, stats)] = snapshots.try_into().ok().expect("there are two snapshots");
     let (before, after) = (before?, after?);
-    let time = |which| {
-        let sum: f64 = times.iter().map(|times| times[which]).sum();
+    let time = |row| {
+        let sum: f64 = times.iter().map(|times| times[row]).sum();
         Some(sum / times.len() as f64)
     };
-    let each = |which| {
-        let all = (plan.jobs * plan.threads) as f64;
-        Some((after[which] - before[which]) / all)
+    let memory = |row| {
+        let all_jobs = (plan.jobs * plan.threads) as f64;
+        Some((after[row] - before[row]) / all_jobs)
     };
     let unguarded = stats.map(|stats| stats.stacks_unguarded as f64);
-    let values: Values = [time(0), time(1), time(2), each(0), each(1), unguarded];
+    let values: Values = [time(0), time(1), time(2), memory(0), memory(1), unguarded];
     println!("{}", ron::to_string(&values).expect("it is plain data"));
     Ok(())
 }
 
-/// A thread's crowd is made, finished and started again, at the same time as the others'. The
-/// thread looks at the memory before the first are made, and when all are paused.
+/// Makes a thread's crowd, finishes it and starts it again, each step at the same time as the other
+/// threads. Returns nanoseconds for each job, in the order of [`TIMES`]. Calls `snapshot` before the
+/// first job of any thread, and when all jobs of all threads are paused.
 fn measure_thread(
     library: &Loaded,
     count: usize,
     barrier: &Barrier,
-    look: &mut dyn FnMut(),
+    snapshot: &mut dyn FnMut(),
 ) -> [f64; 3] {
+    // Not NULL, so that the pages of the list are resident before the first snapshot.
     let mut jobs: Vec<Pointer> = vec![ptr::without_provenance_mut(1); count];
     let (library, jobs) = (&library.jobs, jobs.as_mut_ptr());
-    // SAFETY: the library is loaded, and there is room for so many jobs.
+    // SAFETY: the list has room for `count` jobs, and the context lives until they have finished.
     unsafe {
         let ctx = (library.new)();
         barrier.wait();
-        look();
+        snapshot();
         barrier.wait();
-        let make = clock::each(count, || loops::crowd_start(library, ctx, jobs, count));
+        let make = clock::nanoseconds_each(count, || loops::crowd_start(library, ctx, jobs, count));
         barrier.wait();
-        look();
+        snapshot();
         barrier.wait();
-        let finish = clock::each(count, || loops::crowd_finish(library, ctx, jobs, count));
+        let finish =
+            clock::nanoseconds_each(count, || loops::crowd_finish(library, ctx, jobs, count));
         barrier.wait();
-        let again = clock::each(count, || loops::crowd_start(library, ctx, jobs, count));
+        let again =
+            clock::nanoseconds_each(count, || loops::crowd_start(library, ctx, jobs, count));
         barrier.wait();
         loops::crowd_finish(library, ctx, jobs, count);
         (library.cleanup_thread)();
@@ -244,8 +251,8 @@ fn measure_thread(
     }
 }
 
-/// Bytes that are resident, and those of page tables.
-fn memory() -> io::Result<[f64; 2]> {
+/// The process's resident memory and page tables, in the order of [`MEMORY`].
+fn memory_bytes() -> io::Result<[f64; 2]> {
     let status = Process::myself().and_then(|process| process.status());
     let status = status.map_err(io::Error::other)?;
     let bytes = |kib: Option<u64>| {
@@ -255,15 +262,15 @@ fn memory() -> io::Result<[f64; 2]> {
     Ok([bytes(status.vmrss)?, bytes(status.vmpte)?])
 }
 
-/// How much more two threads do than one, from crowds of the same size.
+/// The throughput of two threads divided by that of one, from crowds of the same size.
 pub fn speedups(plan: &Plan, one: &Section, two: &Section) -> Vec<Row> {
     let speedup = |(one, two): (&Row, &Row)| {
         let name = format!("a crowd of {}: {}", thousands(plan.jobs as f64), one.name);
         let mut row = Row::new(name, Unit::Times, None);
-        for (&side, one) in &one.values {
-            let two = two.values.get(&side).into_iter().flatten();
+        for (&subject, one) in &one.values {
+            let two = two.values.get(&subject).into_iter().flatten();
             for (one, two) in one.iter().zip(two) {
-                row.add(side, 2.0 * one / two);
+                row.add(subject, 2.0 * one / two);
             }
         }
         row

@@ -1,7 +1,8 @@
 /*
- * loops.c: what is measured, as a C program does it. Both libraries run the very same code: each
- * loop is given the library's functions. It returns nanoseconds for each turn, of this thread's
- * processor time: what else the machine does meanwhile is not counted.
+ * loops.c: the loops whose time the benchmark measures, in C as in a program that uses jobs. Each
+ * loop is passed a library's functions, so that both libraries are called by the same code. It
+ * returns nanoseconds for each iteration, of this thread's processor time: the time of other
+ * threads and processes does not count.
  */
 #include <openssl/async.h>
 #include <stdint.h>
@@ -9,7 +10,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-/* The table of ctests/runner/functions.rs, in the same order. */
+/* `Async` of ctests/harness/functions.rs, with the same members in the same order. */
 struct async {
     int (*init_thread)(size_t max_size, size_t init_size);
     void (*cleanup_thread)(void);
@@ -32,7 +33,7 @@ struct async {
     int (*clear_fd)(ASYNC_WAIT_CTX *ctx, const void *key);
 };
 
-static double now(void)
+static double thread_nanoseconds(void)
 {
     struct timespec time;
 
@@ -40,7 +41,7 @@ static double now(void)
     return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
 }
 
-/* A call that fails is not measured. */
+/* Ends the process if a call has failed: its time means nothing. */
 static inline void must(int holds, const char *what)
 {
     if (!holds) {
@@ -50,9 +51,10 @@ static inline void must(int holds, const char *what)
 }
 
 /*
- * Ten functions, each of which calls the next and has something left to do when that returns. They
- * are ten and not one that calls itself: then each return would go to the same place, and a
- * processor whose stack of predicted returns is one off would be right by chance.
+ * Ten functions, each of which calls the next and has work left when that returns, so that the
+ * compiler makes no tail call. One function that calls itself would not do: each return would go to
+ * the same address, and a processor whose stack of predicted return addresses is off by one, after
+ * a switch of stacks, would still predict right.
  */
 typedef long call_fn(void *arg);
 
@@ -79,35 +81,36 @@ long ten_deep(call_fn *call, void *arg)
     return level_10(call, arg);
 }
 
-/* A job that is started, resumed and paused; the job is given the address of it. */
-struct turn {
+/* A job that a loop starts and resumes; the job's argument is the address of this. */
+struct looped_job {
     const struct async *lib;
     ASYNC_WAIT_CTX *ctx;
-    ASYNC_JOB *job;
+    ASYNC_JOB *handle;
     int (*func)(void *);
-    int expected, last;
+    int expected; /* what ASYNC_start_job must return */
+    int stop;     /* the job is to finish when it is resumed next */
 };
 
-static inline void start(struct turn *turn)
+static inline void start_or_resume(struct looped_job *job)
 {
     int ret;
 
-    must(turn->lib->start_job(&turn->job, turn->ctx, &ret, turn->func, &turn, sizeof(turn))
-             == turn->expected, "ASYNC_start_job");
+    must(job->lib->start_job(&job->handle, job->ctx, &ret, job->func, &job, sizeof(job))
+             == job->expected, "ASYNC_start_job");
 }
 
-static long start_called(void *turn)
+static long start_or_resume_call(void *job)
 {
-    start(turn);
+    start_or_resume(job);
     return 1;
 }
 
-static struct turn begin(const struct async *lib, int (*func)(void *), int expected)
+static struct looped_job new_job(const struct async *lib, int (*func)(void *), int expected)
 {
-    struct turn turn = { lib, lib->new(), NULL, func, expected, 0 };
+    struct looped_job job = { lib, lib->new(), NULL, func, expected, 0 };
 
-    must(turn.ctx != NULL, "ASYNC_WAIT_CTX_new");
-    return turn;
+    must(job.ctx != NULL, "ASYNC_WAIT_CTX_new");
+    return job;
 }
 
 static int nothing(void *args)
@@ -118,18 +121,20 @@ static int nothing(void *args)
 
 static double start_finish(const struct async *lib, size_t count, void *args, size_t size)
 {
-    struct turn turn = begin(lib, nothing, ASYNC_FINISH);
-    double began = now(), took;
+    ASYNC_WAIT_CTX *ctx = lib->new();
+    double began, took;
 
+    must(ctx != NULL, "ASYNC_WAIT_CTX_new");
+    began = thread_nanoseconds();
     for (size_t i = 0; i < count; i++) {
         ASYNC_JOB *job = NULL;
         int ret;
 
-        must(lib->start_job(&job, turn.ctx, &ret, nothing, args, size) == ASYNC_FINISH,
+        must(lib->start_job(&job, ctx, &ret, nothing, args, size) == ASYNC_FINISH,
              "ASYNC_start_job");
     }
-    took = now() - began;
-    lib->free(turn.ctx);
+    took = thread_nanoseconds() - began;
+    lib->free(ctx);
     return took / (double)count;
 }
 
@@ -152,113 +157,113 @@ double start_finish_4096(const struct async *lib, size_t count)
     return start_finish(lib, count, args, sizeof(args));
 }
 
-static long start_no_args(void *arg)
+static long start_finish_call(void *arg)
 {
-    struct turn *turn = arg;
+    struct looped_job *looped = arg;
     ASYNC_JOB *job = NULL;
     int ret;
 
-    must(turn->lib->start_job(&job, turn->ctx, &ret, nothing, NULL, 0) == ASYNC_FINISH,
+    must(looped->lib->start_job(&job, looped->ctx, &ret, nothing, NULL, 0) == ASYNC_FINISH,
          "ASYNC_start_job");
     return 1;
 }
 
 double start_finish_ten_deep(const struct async *lib, size_t count)
 {
-    struct turn turn = begin(lib, nothing, ASYNC_FINISH);
-    double began = now(), took;
+    struct looped_job job = new_job(lib, nothing, ASYNC_FINISH);
+    double began = thread_nanoseconds(), took;
 
     for (size_t i = 0; i < count; i++)
-        ten_deep(start_no_args, &turn);
-    took = now() - began;
-    lib->free(turn.ctx);
+        ten_deep(start_finish_call, &job);
+    took = thread_nanoseconds() - began;
+    lib->free(job.ctx);
     return took / (double)count;
 }
 
 static int pausing(void *args)
 {
-    struct turn *turn = *(struct turn **)args;
+    struct looped_job *job = *(struct looped_job **)args;
 
-    while (!turn->last)
-        turn->lib->pause_job();
+    while (!job->stop)
+        job->lib->pause_job();
     return 1;
 }
 
-static long pause_called(void *lib)
+static long pause_call(void *lib)
 {
     return ((const struct async *)lib)->pause_job() + 1;
 }
 
 static int pausing_ten_deep(void *args)
 {
-    struct turn *turn = *(struct turn **)args;
+    struct looped_job *job = *(struct looped_job **)args;
 
-    while (!turn->last)
-        ten_deep(pause_called, (void *)turn->lib);
+    while (!job->stop)
+        ten_deep(pause_call, (void *)job->lib);
     return 1;
 }
 
-/* The last resume is the end of the job. */
-static void end(struct turn *turn)
+/* Resumes the job so that it finishes. */
+static void finish(struct looped_job *job)
 {
-    turn->last = 1;
-    turn->expected = ASYNC_FINISH;
-    start(turn);
-    turn->lib->free(turn->ctx);
+    job->stop = 1;
+    job->expected = ASYNC_FINISH;
+    start_or_resume(job);
+    job->lib->free(job->ctx);
 }
 
 double resume_pause(const struct async *lib, size_t count)
 {
-    struct turn turn = begin(lib, pausing, ASYNC_PAUSE);
+    struct looped_job job = new_job(lib, pausing, ASYNC_PAUSE);
     double began, took;
 
-    start(&turn);
-    began = now();
+    start_or_resume(&job);
+    began = thread_nanoseconds();
     for (size_t i = 0; i < count; i++)
-        start(&turn);
-    took = now() - began;
-    end(&turn);
+        start_or_resume(&job);
+    took = thread_nanoseconds() - began;
+    finish(&job);
     return took / (double)count;
 }
 
 double resume_pause_ten_deep(const struct async *lib, size_t count)
 {
-    struct turn turn = begin(lib, pausing_ten_deep, ASYNC_PAUSE);
+    struct looped_job job = new_job(lib, pausing_ten_deep, ASYNC_PAUSE);
     double began, took;
 
-    start(&turn);
-    began = now();
+    start_or_resume(&job);
+    began = thread_nanoseconds();
     for (size_t i = 0; i < count; i++)
-        ten_deep(start_called, &turn);
-    took = now() - began;
-    end(&turn);
+        ten_deep(start_or_resume_call, &job);
+    took = thread_nanoseconds() - began;
+    finish(&job);
     return took / (double)count;
 }
 
 double current_job(const struct async *lib, size_t count)
 {
-    double began = now();
+    double began = thread_nanoseconds();
 
     for (size_t i = 0; i < count; i++)
         must(lib->current_job() == NULL, "ASYNC_get_current_job");
-    return (now() - began) / (double)count;
+    return (thread_nanoseconds() - began) / (double)count;
 }
 
-/* The same in a job, which says how long it took. */
+/* The same in a job; the loop is inside the job, which stores the time that it took. */
 struct in_job {
     const struct async *lib;
     size_t count;
     double *took;
 };
 
-static int asking(void *args)
+static int get_current_job_loop(void *args)
 {
     struct in_job in_job = *(struct in_job *)args;
-    double began = now();
+    double began = thread_nanoseconds();
 
     for (size_t i = 0; i < in_job.count; i++)
         must(in_job.lib->current_job() != NULL, "ASYNC_get_current_job");
-    *in_job.took = now() - began;
+    *in_job.took = thread_nanoseconds() - began;
     return 1;
 }
 
@@ -269,24 +274,24 @@ double current_job_in_job(const struct async *lib, size_t count)
     ASYNC_JOB *job = NULL;
     int ret;
 
-    must(lib->start_job(&job, NULL, &ret, asking, &in_job, sizeof(in_job)) == ASYNC_FINISH,
-         "ASYNC_start_job");
+    must(lib->start_job(&job, NULL, &ret, get_current_job_loop, &in_job, sizeof(in_job))
+             == ASYNC_FINISH, "ASYNC_start_job");
     return took / (double)count;
 }
 
 double pause_outside(const struct async *lib, size_t count)
 {
-    double began = now();
+    double began = thread_nanoseconds();
 
     for (size_t i = 0; i < count; i++)
         must(lib->pause_job() == 1, "ASYNC_pause_job");
-    return (now() - began) / (double)count;
+    return (thread_nanoseconds() - began) / (double)count;
 }
 
 double wait_ctx_life(const struct async *lib, size_t count)
 {
     static const char key;
-    double began = now();
+    double began = thread_nanoseconds();
 
     for (size_t i = 0; i < count; i++) {
         ASYNC_WAIT_CTX *ctx = lib->new();
@@ -298,7 +303,7 @@ double wait_ctx_life(const struct async *lib, size_t count)
         must(lib->clear_fd(ctx, &key), "ASYNC_WAIT_CTX_clear_fd");
         lib->free(ctx);
     }
-    return (now() - began) / (double)count;
+    return (thread_nanoseconds() - began) / (double)count;
 }
 
 static int pausing_once(void *args)
@@ -307,7 +312,7 @@ static int pausing_once(void *args)
     return 1;
 }
 
-/* A crowd: starts that many jobs, each of which pauses. */
+/* Starts a crowd of `count` jobs, each of which pauses. */
 void crowd_start(const struct async *lib, ASYNC_WAIT_CTX *ctx, ASYNC_JOB **jobs, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -319,7 +324,7 @@ void crowd_start(const struct async *lib, ASYNC_WAIT_CTX *ctx, ASYNC_JOB **jobs,
     }
 }
 
-/* Resumes them to their end, in the same order. */
+/* Resumes each, in the same order; it finishes. */
 void crowd_finish(const struct async *lib, ASYNC_WAIT_CTX *ctx, ASYNC_JOB **jobs, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -329,7 +334,7 @@ void crowd_finish(const struct async *lib, ASYNC_WAIT_CTX *ctx, ASYNC_JOB **jobs
     }
 }
 
-/* Two C functions that do nothing but call on: the least that a library in C can be. */
+/* Two C functions between the caller and the switch: a library with a C interface has no fewer. */
 typedef void *jump_fn(void *to);
 
 __attribute__((noinline)) static void *inner(jump_fn *jump, void *to)

@@ -1,4 +1,4 @@
-//! The loops of loops.c, and the libraries that they run on.
+//! The loops of loops.c, and the libraries whose calls they measure.
 
 use std::ffi::{CStr, c_long, c_void};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::ptr;
 use harness::functions::{Async, Libcrypto, Pointer};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-/// Nanoseconds for each of so many turns.
+/// Makes `count` iterations; returns nanoseconds for each.
 pub type Loop = unsafe extern "C" fn(&Async, usize) -> f64;
 
 unsafe extern "C" {
@@ -31,7 +31,7 @@ unsafe extern "C" {
     ) -> *mut c_void;
 }
 
-/// `rsasync_stats`.
+/// `rsasync_stats` of rsasync.h.
 #[repr(C)]
 #[derive(Default)]
 pub struct Stats {
@@ -40,18 +40,18 @@ pub struct Stats {
     pub jobs_abandoned: u64,
 }
 
-/// A library that is loaded to the end of the process.
+/// A library, which stays loaded until the process ends.
 pub struct Loaded {
     pub jobs: Async,
     get_stats: Option<unsafe extern "C" fn(*mut Stats, usize)>,
-    /// Of libcrypto.
+    /// The version of OpenSSL, if the library is libcrypto.
     pub version: Option<String>,
 }
 
 impl Loaded {
     pub fn load(path: &Path) -> Result<Self, libloading::Error> {
-        // SAFETY: what runs when rsasync or libcrypto is loaded is harmless, and their functions
-        // have the types of their headers.
+        // SAFETY: the constructors of rsasync and libcrypto have no conditions, and their functions
+        // have the types of their headers, which the tables repeat.
         unsafe {
             let library = Library::open(Some(path), RTLD_NOW | RTLD_LOCAL)?;
             let loaded = Self {
@@ -68,10 +68,10 @@ impl Loaded {
         }
     }
 
-    /// Of rsasync.
+    /// The counts of rsasync; libcrypto has none.
     pub fn stats(&self) -> Option<Stats> {
         let mut stats = Stats::default();
-        // SAFETY: it may be written for its size.
+        // SAFETY: the function writes no more bytes than the size that it is passed.
         unsafe { self.get_stats?(&mut stats, size_of::<Stats>()) };
         Some(stats)
     }

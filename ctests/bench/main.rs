@@ -1,4 +1,4 @@
-//! Measures rsasync and libcrypto in one run, in turn: `make bench`.
+//! `make bench`: measures the costs of rsasync's and libcrypto's calls in one run, in turn.
 
 mod calls;
 mod clock;
@@ -20,43 +20,45 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use calls::Alone;
+use calls::AloneProcess;
 use crowd::{Files, Plan};
 use loops::Loaded;
-use measure::{Contest, Section};
+use measure::{Comparison, Section};
 use report::Results;
 
-/// Measures rsasync and libcrypto in one run, in turn
+/// Measures the costs of rsasync's and libcrypto's calls, in turn; writes a report to target/bench
 #[derive(Parser)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Arguments {
     /// Fewer rounds, and smaller crowds
     #[arg(long)]
     quick: bool,
-    /// Only rows and crowds whose names contain one of these
+    /// Only the rows and crowds whose names contain one of these words
     rows: Vec<String>,
     /// The libcrypto to compare with
-    #[arg(long, default_value = "libcrypto.so")]
+    #[arg(long, value_name = "FILE", default_value = "libcrypto.so")]
     libcrypto: PathBuf,
-    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/librsasync.so"))]
+    /// The rsasync to measure [default: target/release/librsasync.so]
+    #[arg(long, value_name = "FILE", hide_default_value = true)]
+    #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/librsasync.so"))]
     rsasync: PathBuf,
     #[command(subcommand)]
     part: Option<Part>,
 }
 
-/// What is measured in a process of its own.
+/// What the benchmark starts in a process of its own.
 #[derive(Subcommand)]
 enum Part {
-    /// Single calls, as asked for on standard input
+    /// Measures single calls, as requested on standard input
     #[command(hide = true)]
     MeasureCalls { library: PathBuf },
-    /// A crowd
+    /// Measures a crowd
     #[command(hide = true)]
     MeasureCrowd {
         jobs: usize,
         threads: usize,
         library: PathBuf,
-        /// Another library, which is loaded before
+        /// Another library, which is loaded first
         #[arg(long)]
         beside: Option<PathBuf>,
     },
@@ -105,29 +107,29 @@ fn compare(arguments: &Arguments) -> Outcome {
         let words = &arguments.rows;
         words.is_empty() || words.iter().any(|word| name.contains(word))
     };
-    // libcrypto first: rsasync looks for one when its first job is started.
+    // libcrypto is loaded first: rsasync looks for one when its first job starts.
     let libcrypto = Loaded::load(&arguments.libcrypto)?;
     let rsasync = Loaded::load(&arguments.rsasync)?;
     if libcrypto.jobs.start_job as usize == rsasync.jobs.start_job as usize {
         return Err("both libraries are the same".into());
     }
     let machine = report::machine(&libcrypto)?;
-    let alone = RefCell::new(Alone::new(&arguments.rsasync)?);
+    let alone = RefCell::new(AloneProcess::new(&arguments.rsasync)?);
     let progress = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{wide_bar} {pos}/{len} {elapsed} {msg:40}",
     )?);
 
-    let only_wanted = |mut contests: Vec<Contest<'_>>, rounds, milliseconds| {
-        contests.retain(|contest| wanted(&contest.row.name));
-        let moment = Duration::from_millis(milliseconds);
-        measure::rounds(contests, rounds, moment, &progress)
+    let measure_wanted = |mut comparisons: Vec<Comparison<'_>>, rounds, milliseconds| {
+        comparisons.retain(|comparison| wanted(&comparison.row.name));
+        let duration = Duration::from_millis(milliseconds);
+        measure::rounds(comparisons, rounds, duration, &progress)
     };
     let rounds = if arguments.quick { 31 } else { 101 };
     let calls = Section {
         title: "Calls".to_owned(),
-        rows: only_wanted(calls::contests(&libcrypto, &rsasync, &alone), rounds, 5),
+        rows: measure_wanted(calls::comparisons(&libcrypto, &rsasync, &alone), rounds, 5),
     };
-    let mut speedups = only_wanted(calls::two_threads(&libcrypto, &rsasync), rounds / 3, 60);
+    let mut speedups = measure_wanted(calls::two_threads(&libcrypto, &rsasync), rounds / 3, 60);
 
     let mut plans = crowd::plans(arguments.quick);
     plans.retain(|plan| wanted(&plan.title()));
@@ -153,7 +155,7 @@ fn compare(arguments: &Arguments) -> Outcome {
     let results = Results {
         calls,
         speedups: Section {
-            title: "Two threads at once: their throughput by that of one".to_owned(),
+            title: "Two threads at once: their throughput divided by that of one".to_owned(),
             rows: speedups,
         },
         crowds,

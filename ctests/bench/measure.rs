@@ -1,30 +1,31 @@
-//! Rounds: all that is compared is measured for a moment each, in turn, many times.
+//! Measurements in rounds: in each round every subject of a comparison is measured for a short
+//! time, one after the other, so that disturbances of the machine meet all of them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use indicatif::ProgressBar;
 
-/// Who is measured.
+/// What is measured.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
+pub enum Subject {
     Libcrypto,
     Rsasync,
-    /// In a process without libcrypto.
-    Alone,
+    /// rsasync in a process without libcrypto.
+    RsasyncAlone,
     Corosensei,
-    /// The `context` crate.
-    Context,
+    /// The `context` crate's switch.
+    BareJump,
 }
 
-impl Side {
+impl Subject {
     pub fn name(self) -> &'static str {
         match self {
             Self::Libcrypto => "libcrypto",
             Self::Rsasync => "rsasync",
-            Self::Alone => "without libcrypto",
+            Self::RsasyncAlone => "without libcrypto",
             Self::Corosensei => "corosensei",
-            Self::Context => "bare jump",
+            Self::BareJump => "bare jump",
         }
     }
 }
@@ -48,22 +49,23 @@ impl Unit {
     }
 }
 
-/// What is asked of rsasync.
+/// What rsasync must reach.
 #[derive(Clone, Copy)]
-pub enum Bar {
-    /// libcrypto's value is so many times rsasync's.
+pub enum Target {
+    /// libcrypto's value divided by rsasync's, at least.
     Ratio(f64),
-    /// rsasync's own value.
+    /// rsasync's own value, at most or at least.
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// A line of the report: its values are of each round.
+/// A line of the report.
 pub struct Row {
     pub name: String,
     pub unit: Unit,
-    pub bar: Option<Bar>,
-    pub values: BTreeMap<Side, Vec<f64>>,
+    pub target: Option<Target>,
+    /// A value of each round.
+    pub values: BTreeMap<Subject, Vec<f64>>,
 }
 
 /// Rows that belong together.
@@ -73,43 +75,43 @@ pub struct Section {
 }
 
 impl Row {
-    pub fn new(name: impl Into<String>, unit: Unit, bar: Option<Bar>) -> Self {
+    pub fn new(name: impl Into<String>, unit: Unit, target: Option<Target>) -> Self {
         Self {
             name: name.into(),
             unit,
-            bar,
+            target,
             values: BTreeMap::new(),
         }
     }
 
-    pub fn add(&mut self, side: Side, value: f64) {
-        self.values.entry(side).or_default().push(value);
+    pub fn add(&mut self, subject: Subject, value: f64) {
+        self.values.entry(subject).or_default().push(value);
     }
 
-    pub fn summary(&self, side: Side) -> Option<Summary> {
-        Summary::of(self.values.get(&side)?)
+    pub fn summary(&self, subject: Subject) -> Option<Summary> {
+        Summary::of(self.values.get(&subject)?)
     }
 
-    /// libcrypto's median by rsasync's, of what is a cost.
+    /// libcrypto's median divided by rsasync's, if the row is a cost.
     pub fn ratio(&self) -> Option<f64> {
         if !matches!(self.unit, Unit::Nanoseconds | Unit::Bytes) {
             return None;
         }
-        Some(self.summary(Side::Libcrypto)?.median / self.summary(Side::Rsasync)?.median)
+        Some(self.summary(Subject::Libcrypto)?.median / self.summary(Subject::Rsasync)?.median)
     }
 
-    /// Whether the bar holds; None without one.
-    pub fn holds(&self) -> Option<bool> {
-        let rsasync = self.summary(Side::Rsasync).map(|summary| summary.median);
-        Some(match self.bar? {
-            Bar::Ratio(bar) => self.ratio().is_some_and(|ratio| ratio >= bar),
-            Bar::AtMost(bar) => rsasync.is_some_and(|value| value <= bar),
-            Bar::AtLeast(bar) => rsasync.is_some_and(|value| value >= bar),
+    /// Whether rsasync reaches its target; `None` without one.
+    pub fn is_met(&self) -> Option<bool> {
+        let rsasync = self.summary(Subject::Rsasync).map(|summary| summary.median);
+        Some(match self.target? {
+            Target::Ratio(target) => self.ratio().is_some_and(|ratio| ratio >= target),
+            Target::AtMost(target) => rsasync.is_some_and(|value| value <= target),
+            Target::AtLeast(target) => rsasync.is_some_and(|value| value >= target),
         })
     }
 }
 
-/// The middle of many values, and where half of them lie.
+/// The median of many values, and the lower and upper quartile.
 #[derive(Clone, Copy)]
 pub struct Summary {
     pub median: f64,
@@ -121,7 +123,7 @@ impl Summary {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len().checked_sub(1)?;
-        let at = |part: f64| {
+        let quantile = |part: f64| {
             let place = part * last as f64;
             let (below, above) = (
                 sorted[place.floor() as usize],
@@ -130,8 +132,8 @@ impl Summary {
             below + (above - below) * place.fract()
         };
         Some(Self {
-            median: at(0.5),
-            quartiles: [at(0.25), at(0.75)],
+            median: quantile(0.5),
+            quartiles: [quantile(0.25), quantile(0.75)],
         })
     }
 
@@ -142,60 +144,61 @@ impl Summary {
     }
 }
 
-/// Measures so many turns.
+/// Makes this many iterations; returns the row's value.
 pub type Measure<'a> = Box<dyn FnMut(usize) -> f64 + 'a>;
 
-/// A row, and those who are measured for it.
-pub struct Contest<'a> {
+/// A row, and the subjects that are measured for it.
+pub struct Comparison<'a> {
     pub row: Row,
-    pub entrants: Vec<(Side, Measure<'a>)>,
+    pub subjects: Vec<(Subject, Measure<'a>)>,
 }
 
-/// Measures all in turn for a moment, round by round, each second time in the opposite order.
+/// Measures each subject for this long in each round; every second round has the opposite order.
 pub fn rounds(
-    contests: Vec<Contest>,
+    comparisons: Vec<Comparison>,
     rounds: u64,
-    moment: Duration,
+    duration: Duration,
     progress: &ProgressBar,
 ) -> Vec<Row> {
-    let mut contests: Vec<_> = contests
+    let mut comparisons: Vec<_> = comparisons
         .into_iter()
-        .map(|Contest { row, mut entrants }| {
-            let counts: Vec<_> = entrants
+        .map(|Comparison { row, mut subjects }| {
+            let counts: Vec<_> = subjects
                 .iter_mut()
-                .map(|(_, run)| calibrate(run, moment))
+                .map(|(_, run)| calibrate(run, duration))
                 .collect();
-            (row, entrants, counts)
+            (row, subjects, counts)
         })
         .collect();
-    progress.set_length(rounds * contests.len() as u64);
+    progress.set_length(rounds * comparisons.len() as u64);
     for round in 0..rounds {
-        for (row, entrants, counts) in &mut contests {
+        for (row, subjects, counts) in &mut comparisons {
             progress.set_message(row.name.clone());
-            let mut order: Vec<_> = (0..entrants.len()).collect();
+            let mut order: Vec<_> = (0..subjects.len()).collect();
             if round % 2 == 1 {
                 order.reverse();
             }
-            for which in order {
-                let (side, measure) = &mut entrants[which];
-                row.add(*side, measure(counts[which]));
+            for place in order {
+                let (subject, measure) = &mut subjects[place];
+                row.add(*subject, measure(counts[place]));
             }
             progress.inc(1);
         }
     }
-    contests.into_iter().map(|(row, ..)| row).collect()
+    comparisons.into_iter().map(|(row, ..)| row).collect()
 }
 
-/// How many turns take a moment; also warms up.
-fn calibrate(measure: &mut Measure, moment: Duration) -> usize {
-    let mut count = 256;
+/// How many iterations take this long. Warms up caches and pools, too.
+fn calibrate(measure: &mut Measure, duration: Duration) -> usize {
+    const FIRST_COUNT: usize = 256;
+    let mut count = FIRST_COUNT;
     loop {
         let began = Instant::now();
         measure(count);
         let took = began.elapsed();
-        if took > moment / 4 {
-            let turns = count as f64 * moment.as_secs_f64() / took.as_secs_f64();
-            return (turns as usize).max(1);
+        if took > duration / 4 {
+            let fitting = count as f64 * duration.as_secs_f64() / took.as_secs_f64();
+            return (fitting as usize).max(1);
         }
         count *= 2;
     }

@@ -1,4 +1,4 @@
-//! Numbers as a person reads them.
+//! Numbers in the form that tables and plots show.
 
 /// Rounded, with commas between the thousands.
 pub fn thousands(value: f64) -> String {
@@ -17,7 +17,7 @@ pub fn thousands(value: f64) -> String {
     }
 }
 
-/// As many digits as mean something.
+/// With three digits, or all digits before the point.
 pub fn number(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

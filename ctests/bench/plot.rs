@@ -6,17 +6,17 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::crowd::Plan;
-use crate::measure::{Row, Section, Side};
+use crate::measure::{Row, Section, Subject};
 use crate::number::{number, thousands};
 
 type Plot = Result<String, Box<dyn Error>>;
 
-/// Who is plotted, from top to bottom, and how.
-const SIDES: [(Side, RGBColor); 4] = [
-    (Side::Libcrypto, RGBColor(217, 119, 6)),
-    (Side::Rsasync, RGBColor(29, 78, 216)),
-    (Side::Alone, RGBColor(147, 177, 245)),
-    (Side::Corosensei, RGBColor(148, 163, 184)),
+/// What is plotted, from top to bottom, and its colour.
+const SUBJECTS: [(Subject, RGBColor); 4] = [
+    (Subject::Libcrypto, RGBColor(217, 119, 6)),
+    (Subject::Rsasync, RGBColor(29, 78, 216)),
+    (Subject::RsasyncAlone, RGBColor(147, 177, 245)),
+    (Subject::Corosensei, RGBColor(148, 163, 184)),
 ];
 
 const INK: RGBColor = RGBColor(51, 65, 85);
@@ -26,9 +26,9 @@ fn text(size: u32) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&INK)
 }
 
-/// Medians as bars, with the quartiles.
+/// A bar chart of medians, with a line from quartile to quartile.
 pub fn bars(section: &Section) -> Plot {
-    const HEIGHT: u32 = 64; // of a row
+    const ROW_HEIGHT: u32 = 64;
     let rows: Vec<_> = section
         .rows
         .iter()
@@ -37,15 +37,15 @@ pub fn bars(section: &Section) -> Plot {
     let top = rows
         .iter()
         .flat_map(|row| {
-            SIDES.map(|(side, _)| {
-                row.summary(side)
+            SUBJECTS.map(|(subject, _)| {
+                row.summary(subject)
                     .map_or(0.0, |summary| summary.quartiles[1])
             })
         })
         .fold(0.0, f64::max);
     let mut svg = String::new();
     {
-        let size = (1060, HEIGHT * rows.len() as u32 + 80);
+        let size = (1060, ROW_HEIGHT * rows.len() as u32 + 80);
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         let mut chart = ChartBuilder::on(&area)
             .margin(10)
@@ -69,12 +69,12 @@ pub fn bars(section: &Section) -> Plot {
             chart.draw_series([EmptyElement::at((0.0, place as f64 + 0.5))
                 + Text::new(row.name.clone(), (-10, 0), text(14).pos(anchor))])?;
         }
-        for (nth, (side, colour)) in SIDES.into_iter().enumerate() {
+        for (nth, (subject, colour)) in SUBJECTS.into_iter().enumerate() {
             let edge = |place: usize, part: f64| place as f64 + 0.1 + 0.2 * (nth as f64 + part);
             let measured: Vec<_> = rows
                 .iter()
                 .enumerate()
-                .filter_map(|(place, row)| Some((place, row.summary(side)?)))
+                .filter_map(|(place, row)| Some((place, row.summary(subject)?)))
                 .collect();
             chart
                 .draw_series(measured.iter().map(|(place, summary)| {
@@ -84,7 +84,7 @@ pub fn bars(section: &Section) -> Plot {
                     ];
                     Rectangle::new(corners, colour.filled())
                 }))?
-                .label(side.name())
+                .label(subject.name())
                 .legend(move |(x, y)| {
                     Rectangle::new([(x, y - 5), (x + 12, y + 5)], colour.filled())
                 });
@@ -105,7 +105,7 @@ pub fn bars(section: &Section) -> Plot {
     Ok(svg)
 }
 
-/// A row of the crowds of so many threads, by their size: a panel for each of these rows.
+/// Costs by the size of crowds that have this many threads: a panel for each of the rows.
 pub fn by_size(crowds: &[(Plan, Section)], threads: usize, rows: &[&str]) -> Plot {
     let crowds: Vec<_> = crowds
         .iter()
@@ -131,8 +131,8 @@ pub fn by_size(crowds: &[(Plan, Section)], threads: usize, rows: &[&str]) -> Plo
             let top = measured
                 .iter()
                 .flat_map(|(_, row)| {
-                    SIDES.map(|(side, _)| {
-                        row.summary(side)
+                    SUBJECTS.map(|(subject, _)| {
+                        row.summary(subject)
                             .map_or(0.0, |summary| summary.quartiles[1])
                     })
                 })
@@ -156,10 +156,10 @@ pub fn by_size(crowds: &[(Plan, Section)], threads: usize, rows: &[&str]) -> Plo
                 .x_label_formatter(&|size| thousands(*size))
                 .y_label_formatter(&|value| thousands(*value))
                 .draw()?;
-            for (side, colour) in SIDES {
+            for (subject, colour) in SUBJECTS {
                 let points: Vec<_> = measured
                     .iter()
-                    .filter_map(|(size, row)| Some((*size, row.summary(side)?)))
+                    .filter_map(|(size, row)| Some((*size, row.summary(subject)?)))
                     .collect();
                 if points.is_empty() {
                     continue;
@@ -167,7 +167,7 @@ pub fn by_size(crowds: &[(Plan, Section)], threads: usize, rows: &[&str]) -> Plo
                 let medians = points.iter().map(|(size, summary)| (*size, summary.median));
                 chart
                     .draw_series(LineSeries::new(medians, colour.stroke_width(2)).point_size(3))?
-                    .label(side.name())
+                    .label(subject.name())
                     .legend(move |(x, y)| {
                         PathElement::new([(x, y), (x + 14, y)], colour.stroke_width(3))
                     });

@@ -1,4 +1,4 @@
-//! The report: all that was found, printed and as files in target/bench.
+//! The report, which is printed and written to target/bench.
 
 use std::error::Error;
 use std::fs;
@@ -17,11 +17,11 @@ pub struct Results {
     pub calls: Section,
     pub speedups: Section,
     pub crowds: Vec<(Plan, Section)>,
-    /// What they were found on.
+    /// The machine that they were measured on.
     pub machine: String,
 }
 
-/// This machine, and how busy it is: what else runs here disturbs.
+/// A line that describes this machine, and its load, which disturbs measurements.
 pub fn machine(libcrypto: &Loaded) -> Outcome<String> {
     let cpus = CpuInfo::current()?;
     let model = cpus.model_name(0).unwrap_or("unknown processor");
@@ -29,7 +29,7 @@ pub fn machine(libcrypto: &Loaded) -> Outcome<String> {
     let version = libcrypto.version.as_deref().unwrap_or("no OpenSSL");
     let load = LoadAverage::current()?.one;
     Ok(format!(
-        "{model}, {} of them; Linux {}; {version}; load at the start {load}",
+        "{model}, {} processors; Linux {}; {version}; load at the start {load}",
         cpus.num_cores(),
         kernel.trim(),
     ))
@@ -37,11 +37,11 @@ pub fn machine(libcrypto: &Loaded) -> Outcome<String> {
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
-/// Where the report goes.
+/// The folder of the report's files.
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench");
 
 impl Results {
-    /// Prints tables and writes the files.
+    /// Prints the tables and writes the files.
     pub fn report(&self) -> Outcome {
         for section in self.sections() {
             println!("\n{}", section.title);
@@ -53,7 +53,7 @@ impl Results {
         let report = directory.join("report.html");
         fs::write(&report, self.page()?.into_string())?;
         println!(
-            "\n±: half the distance of the quartiles\n{}\nplots, tables and raw numbers: {}\n{}",
+            "\n±: half the distance between the quartiles\n{}\nplots, tables and raw numbers: {}\n{}",
             self.machine,
             report.display(),
             verdict(&self.sections())
@@ -61,26 +61,26 @@ impl Results {
         Ok(())
     }
 
-    /// Those that have rows.
+    /// The sections that have rows.
     fn sections(&self) -> Vec<&Section> {
         let crowds = self.crowds.iter().map(|(_, section)| section);
         let all = [&self.calls, &self.speedups].into_iter().chain(crowds);
         all.filter(|section| !section.rows.is_empty()).collect()
     }
 
-    /// A line for each measurement.
+    /// Writes a line for each measurement.
     fn write_raw(&self, path: &Path) -> Outcome {
         let mut raw = csv::Writer::from_path(path)?;
-        raw.write_record(["section", "row", "unit", "who", "round", "value"])?;
+        raw.write_record(["section", "row", "unit", "subject", "round", "value"])?;
         for section in self.sections() {
             for row in &section.rows {
-                for (side, values) in &row.values {
+                for (subject, values) in &row.values {
                     for (round, value) in values.iter().enumerate() {
                         raw.serialize((
                             &section.title,
                             &row.name,
                             row.unit.name(),
-                            side.name(),
+                            subject.name(),
                             round,
                             value,
                         ))?;
@@ -105,10 +105,10 @@ impl Results {
                 .count()
                 < 2
             {
-                continue; // no line
+                continue; // one point makes no line
             }
             let of = |what: &str, rows: &[&str]| {
-                let title = format!("{what} of each paused job, by how many there are in {words}");
+                let title = format!("{what} of each paused job, by the number of jobs in {words}");
                 Ok::<_, Box<dyn Error>>((title, plot::by_size(&self.crowds, threads, rows)?))
             };
             plots.push(of("Time", &crate::crowd::TIMES)?);
@@ -127,9 +127,9 @@ impl Results {
                     p { (self.machine) }
                     pre { (verdict(&self.sections())) }
                     p {
-                        "Medians of many rounds, in which all are measured in turn; ± is half the distance "
-                        "of the quartiles. The ratio is libcrypto's by rsasync's: above 1 rsasync is cheaper. "
-                        "All numbers: " a href="raw.csv" { "raw.csv" } "."
+                        "Medians of many rounds, in each of which all subjects are measured in turn; ± is half "
+                        "the distance between the quartiles. The ratio is libcrypto's cost divided by "
+                        "rsasync's: above 1 rsasync is cheaper. All numbers: " a href="raw.csv" { "raw.csv" } "."
                     }
                     @for (title, svg) in &plots {
                         h2 { (title) }

@@ -1,15 +1,16 @@
-//! What is printed, and shown in the report: a table for each section, and the bars.
+//! The tables of the report, one for each section, and which targets are met.
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, LineStyle};
 
-use crate::measure::{Bar, Row, Section, Side};
+use crate::measure::{Row, Section, Subject, Target};
 use crate::number::number;
 
+/// An empty cell.
 const NOTHING: &str = "";
 
-fn cell(row: &Row, side: Side) -> String {
-    let Some(summary) = row.summary(side) else {
+fn cell(row: &Row, subject: Subject) -> String {
+    let Some(summary) = row.summary(subject) else {
         return NOTHING.to_owned();
     };
     let median = number(summary.median);
@@ -19,11 +20,11 @@ fn cell(row: &Row, side: Side) -> String {
     }
 }
 
-fn bar(bar: Bar) -> String {
-    match bar {
-        Bar::Ratio(bar) => format!("{bar:.1}x"),
-        Bar::AtMost(bar) => format!("≤ {}", number(bar)),
-        Bar::AtLeast(bar) => format!("≥ {}", number(bar)),
+fn target(target: Target) -> String {
+    match target {
+        Target::Ratio(least) => format!("{least:.1}x"),
+        Target::AtMost(most) => format!("≤ {}", number(most)),
+        Target::AtLeast(least) => format!("≥ {}", number(least)),
     }
 }
 
@@ -32,8 +33,8 @@ const HEADER: [&str; 9] = [
     "libcrypto",
     "rsasync",
     "ratio",
-    "bar",
-    "held",
+    "target",
+    "met",
     "without libcrypto",
     "corosensei",
     "bare jump",
@@ -42,21 +43,21 @@ const HEADER: [&str; 9] = [
 fn cells(row: &Row) -> [String; 9] {
     [
         format!("{}, {}", row.name, row.unit.name()),
-        cell(row, Side::Libcrypto),
-        cell(row, Side::Rsasync),
+        cell(row, Subject::Libcrypto),
+        cell(row, Subject::Rsasync),
         row.ratio()
             .map_or(NOTHING.to_owned(), |ratio| format!("{ratio:.2}x")),
-        row.bar.map_or(NOTHING.to_owned(), bar),
-        row.holds()
-            .map_or(NOTHING, |holds| if holds { "yes" } else { "NO" })
+        row.target.map_or(NOTHING.to_owned(), target),
+        row.is_met()
+            .map_or(NOTHING, |met| if met { "yes" } else { "NO" })
             .to_owned(),
-        cell(row, Side::Alone),
-        cell(row, Side::Corosensei),
-        cell(row, Side::Context),
+        cell(row, Subject::RsasyncAlone),
+        cell(row, Subject::Corosensei),
+        cell(row, Subject::BareJump),
     ]
 }
 
-/// The cells of a section, its header first, without the columns in which there is nothing.
+/// The cells of a section's rows, the header first; without empty columns.
 pub struct Table(pub Vec<Vec<String>>);
 
 impl Table {
@@ -75,7 +76,7 @@ impl Table {
         )
     }
 
-    /// For a terminal.
+    /// Prints the table for a terminal.
     pub fn print(&self) {
         let mut table = comfy_table::Table::new();
         table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
@@ -87,22 +88,22 @@ impl Table {
     }
 }
 
-/// How many bars hold, and which don't.
+/// How many targets are met, and which are not.
 pub fn verdict(sections: &[&Section]) -> String {
-    let bars: Vec<_> = sections
+    let targets: Vec<_> = sections
         .iter()
         .flat_map(|section| {
             section
                 .rows
                 .iter()
-                .map(move |row| (section, row, row.holds()))
+                .map(move |row| (section, row, row.is_met()))
         })
-        .filter_map(|(section, row, holds)| Some((section, row, holds?)))
+        .filter_map(|(section, row, met)| Some((section, row, met?)))
         .collect();
-    let held = bars.iter().filter(|(.., holds)| *holds).count();
-    let mut text = format!("{held} of {} bars hold", bars.len());
-    for (section, row, _) in bars.iter().filter(|(.., holds)| !holds) {
-        text += &format!("\nnot held: {}: {}", section.title, row.name);
+    let met = targets.iter().filter(|(.., met)| *met).count();
+    let mut text = format!("{met} of {} targets are met", targets.len());
+    for (section, row, _) in targets.iter().filter(|(.., met)| !met) {
+        text += &format!("\nnot met: {}: {}", section.title, row.name);
     }
     text
 }

@@ -1,24 +1,22 @@
-//! What a program can observe, one event to a line of its trace.
+//! What a program can observe: one event is one line of its trace.
 
-use std::fmt;
-
-/// Codes of `ASYNC_start_job`.
+// Codes of `ASYNC_start_job`.
 pub const ERR: i32 = 0;
 pub const NO_JOBS: i32 = 1;
 pub const PAUSE: i32 = 2;
 pub const FINISH: i32 = 3;
 
-/// What outputs hold before a call, so that it shows whether they were written.
+/// The value of outputs before a call, which shows whether the call wrote them.
 pub const UNTOUCHED: i32 = -77;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A job's function was called; whether it found its arguments.
+    /// A job's function was called; `args` says how it found its arguments.
     Enter {
         job: Job,
         args: &'static str,
     },
-    /// `ASYNC_start_job` returned; which job is current then.
+    /// `ASYNC_start_job` returned; `current` is what `ASYNC_get_current_job` returns then.
     Start {
         code: i32,
         result: i32,
@@ -59,23 +57,24 @@ pub enum Event {
         fd: i32,
         data: usize,
     },
-    /// What a cleanup routine that called back got: its own descriptor, how many there are.
+    /// What a cleanup routine read in its context: the descriptor that it is called for, and all.
     CalledBack {
         code: i32,
         fds: Vec<i32>,
     },
+    /// What `ASYNC_WAIT_CTX_clear_fd` returned to a cleanup routine.
     Cleared(i32),
-    /// Something was on the error queue.
+    /// An entry of libcrypto's error queue.
     Error {
         lib: u32,
         func: u32,
         reason: u32,
     },
-    /// A descriptor list was written past its end.
+    /// A call wrote past the descriptors that it counted.
     Overrun,
 }
 
-/// A job, by the order of starts.
+/// A job, by the number of its start in the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
     None,
@@ -83,7 +82,7 @@ pub enum Job {
     Unknown,
 }
 
-/// A wait context, by its variable.
+/// A wait context, by the variable that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ctx {
     None,
@@ -92,14 +91,8 @@ pub enum Ctx {
 }
 
 impl Event {
-    /// As a line of a trace: the number of the step, and what happened.
+    /// A line of a trace.
     pub fn line(&self, step: usize) -> String {
-        format!("{step} {self}")
-    }
-}
-
-impl fmt::Display for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        format!("step {step}: {self:?}")
     }
 }

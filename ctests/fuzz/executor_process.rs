@@ -1,23 +1,31 @@
-//! A process that runs programs on one library, as seen from the process that makes them up.
+//! A process that runs programs on one library, as seen by the fuzzer.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use crate::model::Features;
-use crate::program::{self, Step};
+use crate::library::Features;
+use crate::program::Step;
+use crate::text;
 
-pub struct Peer {
+pub struct ExecutorProcess {
     process: Child,
+    /// Its standard input; `None` once it is closed, which ends the process.
     programs: Option<ChildStdin>,
     traces: BufReader<ChildStdout>,
     pub features: Features,
     library: PathBuf,
 }
 
-impl Peer {
-    /// `quiet`: what crashes there is expected to, and says nothing worth reading.
-    pub fn new(library: &Path, libcrypto: &Path, quiet: bool) -> Result<Self, String> {
+/// What becomes of the process's standard error.
+pub enum Stderr {
+    Shown,
+    /// The library is expected to crash, and its last words tell nothing.
+    Discarded,
+}
+
+impl ExecutorProcess {
+    pub fn new(library: &Path, libcrypto: &Path, stderr: Stderr) -> Result<Self, String> {
         let this = std::env::current_exe().map_err(|error| error.to_string())?;
         let mut process = Command::new(this)
             .arg("execute")
@@ -27,10 +35,9 @@ impl Peer {
             .env_remove("RSASYNC_STATS")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(if quiet {
-                Stdio::null()
-            } else {
-                Stdio::inherit()
+            .stderr(match stderr {
+                Stderr::Shown => Stdio::inherit(),
+                Stderr::Discarded => Stdio::null(),
             })
             .spawn()
             .map_err(|error| error.to_string())?;
@@ -40,7 +47,10 @@ impl Peer {
         let features = traces
             .read_line(&mut line)
             .map_err(|error| error.to_string())
-            .and_then(|_| ron::from_str(&line).map_err(|error| error.to_string()));
+            .and_then(|_| {
+                ron::from_str::<Result<Features, String>>(&line)
+                    .map_err(|_| "its executor ended".to_owned())?
+            });
         let features =
             features.map_err(|why| format!("{} can't be used: {why}", library.display()))?;
         Ok(Self {
@@ -52,11 +62,11 @@ impl Peer {
         })
     }
 
-    /// Has a program run; [`Peer::trace`] tells what came of it.
+    /// Has a program run; [`Self::trace`] waits for its trace.
     pub fn send(&mut self, steps: &[Step]) {
         let programs = self.programs.as_mut().expect("it is open until the end");
         programs
-            .write_all(format!("{}\n", program::to_text(steps)).as_bytes())
+            .write_all(text::to_text(steps).as_bytes())
             .and_then(|()| programs.flush())
             .unwrap_or_else(|error| panic!("{}: {error}", self.library.display()));
     }
@@ -80,7 +90,7 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl Drop for ExecutorProcess {
     fn drop(&mut self) {
         drop(self.programs.take());
         let _ = self.process.wait();

@@ -1,7 +1,7 @@
-//! The known, wanted differences: rows of the README's table "Differences from libcrypto".
+//! The intended differences: rows of the README's table "Differences from libcrypto".
 
-/// A row that a program can reach. The rest of the table is about memory that ends, races,
-/// stacks and the end of the process, which other checks see to.
+/// A row that a program can reach. The other rows are about the end of memory, data races, stacks
+/// and the end of the process; the chapters test these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
     Nested,
@@ -48,7 +48,7 @@ pub const ROWS: [Row; 19] = [
 ];
 
 impl Row {
-    /// Its first column in the README.
+    /// The row's first column in the README.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nested => "a job starts or resumes another job",
@@ -75,13 +75,13 @@ impl Row {
         }
     }
 
-    /// What libcrypto does there is a leak, and nothing that a program can observe.
-    pub fn is_silent(self) -> bool {
+    /// Whether libcrypto leaks there, and does nothing else that a program can observe.
+    pub fn is_only_a_leak(self) -> bool {
         matches!(self, Self::InitAgain | Self::EndWithJobs)
     }
 }
 
-/// The rows that the README does not have.
+/// The rows that are not in the README.
 pub fn missing() -> Vec<Row> {
     let readme = include_str!("../../README.md");
     let has = |row: &Row| {
