@@ -1,19 +1,24 @@
-/* default_context.c: the default library context of OpenSSL 3, which each job carries for itself. */
-#include "check.h"
+/*
+ * default_context.c: each job, and its caller, keeps its own default library context across
+ * switches, in every libcrypto of the process, whenever that was loaded.
+ */
+#include "jobs.h"
 
-/* The runner gives LIBCRYPTO, the name of the one to load. OpenSSL 1.1's has no such context. */
+/*
+ * LIBCRYPTO and LIBCRYPTO_MAJOR are macros of the runner: the file name and the version of the
+ * libcrypto to load. OpenSSL 1.1 has no library contexts.
+ */
 #if LIBCRYPTO_MAJOR >= 3
-#include <pthread.h>
 #ifdef WITH_LIBCRYPTO
 # include <openssl/crypto.h>
 
-static void bring_libcrypto(void)
+static void load_libcrypto(void)
 {
 }
 #else
 /*
- * Without a libcrypto linked in, the cases run on one that dlopen brought in, unseen by
- * the program's other objects. These stand for the functions of OpenSSL's headers.
+ * Without a linked libcrypto the cases load one by dlopen with local scope: no other object of the
+ * process sees its symbols. These pointers have the names of OpenSSL's functions.
  */
 # include <dlfcn.h>
 # include <link.h>
@@ -34,7 +39,7 @@ static void *symbol(const char *name)
     return address;
 }
 
-static void bring_libcrypto(void)
+static void load_libcrypto(void)
 {
     libcrypto = dlopen(LIBCRYPTO, RTLD_NOW | RTLD_LOCAL);
     CHECK(libcrypto != NULL);
@@ -57,7 +62,7 @@ static OSSL_LIB_CTX *new_ctx(void)
     return ctx;
 }
 
-/* The thread's default; NULL changes nothing. */
+/* The thread's default context: setting NULL changes nothing, and returns it. */
 static OSSL_LIB_CTX *current(void)
 {
     return OSSL_LIB_CTX_set0_default(NULL);
@@ -68,7 +73,7 @@ static OSSL_LIB_CTX *global(void)
     return OSSL_LIB_CTX_get0_global_default();
 }
 
-/* What one step of a job finds as its default, and then sets, if anything. */
+/* A step of a job: the default that it finds, and the one that it then sets, or NULL. */
 struct step {
     OSSL_LIB_CTX *finds, *sets;
 };
@@ -78,7 +83,7 @@ struct steps {
     int count;
 };
 
-/* A job that takes its steps, with a pause between each two. */
+/* A job function: takes the steps, with a pause between each two. */
 static int take_steps(void *arg)
 {
     struct steps *steps = arg;
@@ -94,8 +99,9 @@ static int take_steps(void *arg)
     return steps->count;
 }
 
-/* Starts or resumes the job; whatever it did, the caller's default is what it was. */
-static int go(ASYNC_JOB **job, ASYNC_WAIT_CTX *wait, const struct step *step, int count)
+/* Starts or resumes a job with these steps; the caller's default stays the same. */
+static int start_or_resume(ASYNC_JOB **job, ASYNC_WAIT_CTX *wait, const struct step *step,
+                           int count)
 {
     struct steps steps = { step, count };
     OSSL_LIB_CTX *mine = current();
@@ -111,9 +117,9 @@ static int go(ASYNC_JOB **job, ASYNC_WAIT_CTX *wait, const struct step *step, in
 #define STEPS(steps) (steps), (int)(sizeof (steps) / sizeof *(steps))
 
 CASE(a_job_keeps_its_default_across_pauses, EVERYWHERE,
-     "what a job sets is its default after every pause, and never its caller's")
+     "the default that a job sets is its own after every pause, and never its caller's")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx();
     const struct step steps[] = { { global(), a }, { a, NULL }, { a, NULL }, { a, NULL } };
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
@@ -121,9 +127,9 @@ CASE(a_job_keeps_its_default_across_pauses, EVERYWHERE,
     int i;
 
     for (i = 0; i < 3; i++)
-        CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+        CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
     CHECK(current() == global());
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_FINISH);
     CHECK(current() == global());
     ASYNC_cleanup_thread();
     ASYNC_WAIT_CTX_free(wait);
@@ -133,7 +139,7 @@ CASE(a_job_keeps_its_default_across_pauses, EVERYWHERE,
 CASE(a_job_may_change_its_default_at_any_time, EVERYWHERE,
      "a default set after a pause replaces the one set before it")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx();
     const struct step steps[] = { { global(), NULL }, { global(), a }, { a, b }, { b, NULL } };
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
@@ -141,8 +147,8 @@ CASE(a_job_may_change_its_default_at_any_time, EVERYWHERE,
     int i;
 
     for (i = 0; i < 3; i++)
-        CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_FINISH);
+        CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_FINISH);
     ASYNC_cleanup_thread();
     ASYNC_WAIT_CTX_free(wait);
     OSSL_LIB_CTX_free(a);
@@ -152,15 +158,15 @@ CASE(a_job_may_change_its_default_at_any_time, EVERYWHERE,
 CASE(a_job_starts_with_its_callers_default, EVERYWHERE,
      "a new job has the default of the thread that starts it")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx();
     const struct step steps[] = { { a, NULL }, { a, NULL } };
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
 
     OSSL_LIB_CTX_set0_default(a);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_FINISH);
     CHECK(current() == a);
     OSSL_LIB_CTX_set0_default(global());
     ASYNC_cleanup_thread();
@@ -169,21 +175,22 @@ CASE(a_job_starts_with_its_callers_default, EVERYWHERE,
 }
 
 CASE(the_caller_may_change_its_own_between_pauses, EVERYWHERE,
-     "what the caller sets while the job is paused stays the caller's and never gets to the job")
+     "a default that the caller sets while the job is paused stays the caller's, and never becomes "
+     "the job's")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx(), *c = new_ctx();
     const struct step steps[] = { { b, a }, { a, NULL }, { a, NULL } };
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
 
     OSSL_LIB_CTX_set0_default(b);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
     OSSL_LIB_CTX_set0_default(c);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
     CHECK(current() == c);
     OSSL_LIB_CTX_set0_default(global());
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_FINISH);
     CHECK(current() == global());
     ASYNC_cleanup_thread();
     ASYNC_WAIT_CTX_free(wait);
@@ -193,30 +200,30 @@ CASE(the_caller_may_change_its_own_between_pauses, EVERYWHERE,
 }
 
 CASE(a_job_that_sets_nothing_keeps_what_it_started_with, EVERYWHERE,
-     "a job that never touches the default has, to its end, the one its starter had")
+     "a job that sets no default has, to its end, that of the thread when it started the job")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx();
     const struct step steps[] = { { a, NULL }, { a, NULL }, { a, NULL } };
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
 
     OSSL_LIB_CTX_set0_default(a);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
     OSSL_LIB_CTX_set0_default(b);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
     OSSL_LIB_CTX_set0_default(global());
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_FINISH);
     ASYNC_cleanup_thread();
     ASYNC_WAIT_CTX_free(wait);
     OSSL_LIB_CTX_free(a);
     OSSL_LIB_CTX_free(b);
 }
 
-CASE(a_job_may_set_it_back, EVERYWHERE,
-     "a job that sets the caller's or the global default again has that from then on")
+CASE(a_job_may_reset_its_default, EVERYWHERE,
+     "a job may set its starter's default again, or the global one, and keeps that")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx();
     const struct step steps[] = { { b, a }, { a, b }, { b, global() }, { global(), NULL } };
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
@@ -225,8 +232,8 @@ CASE(a_job_may_set_it_back, EVERYWHERE,
 
     OSSL_LIB_CTX_set0_default(b);
     for (i = 0; i < 3; i++)
-        CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_FINISH);
+        CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_FINISH);
     CHECK(current() == b);
     OSSL_LIB_CTX_set0_default(global());
     ASYNC_cleanup_thread();
@@ -236,19 +243,19 @@ CASE(a_job_may_set_it_back, EVERYWHERE,
 }
 
 CASE(finishing_restores_the_callers_default, EVERYWHERE,
-     "a job that changes the default and ends, with or without a pause, leaves the caller's")
+     "a job that sets a default and finishes, with or without a pause, leaves the caller's default")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx();
     const struct step at_once[] = { { b, a } }, later[] = { { b, NULL }, { b, a } };
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
 
     OSSL_LIB_CTX_set0_default(b);
-    CHECK_INT(go(&job, wait, STEPS(at_once)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(at_once)), ASYNC_FINISH);
     CHECK(current() == b);
-    CHECK_INT(go(&job, wait, STEPS(later)), ASYNC_PAUSE);
-    CHECK_INT(go(&job, wait, STEPS(later)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(later)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(later)), ASYNC_FINISH);
     CHECK(current() == b);
     OSSL_LIB_CTX_set0_default(global());
     ASYNC_cleanup_thread();
@@ -258,9 +265,9 @@ CASE(finishing_restores_the_callers_default, EVERYWHERE,
 }
 
 CASE(a_job_from_the_pool_starts_afresh, EVERYWHERE,
-     "a job that was used before starts with its new caller's default, not with its old one")
+     "a reused job starts with its new caller's default, not with the one of its last run")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx();
     const struct step first[] = { { global(), a }, { a, NULL } };
     const struct step second[] = { { global(), NULL }, { global(), NULL } };
@@ -269,13 +276,13 @@ CASE(a_job_from_the_pool_starts_afresh, EVERYWHERE,
     ASYNC_JOB *job = NULL;
 
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
-    CHECK_INT(go(&job, wait, STEPS(first)), ASYNC_PAUSE);
-    CHECK_INT(go(&job, wait, STEPS(first)), ASYNC_FINISH);
-    CHECK_INT(go(&job, wait, STEPS(second)), ASYNC_PAUSE);
-    CHECK_INT(go(&job, wait, STEPS(second)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(first)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(first)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(second)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(second)), ASYNC_FINISH);
     OSSL_LIB_CTX_set0_default(b);
-    CHECK_INT(go(&job, wait, STEPS(third)), ASYNC_PAUSE);
-    CHECK_INT(go(&job, wait, STEPS(third)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(third)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(third)), ASYNC_FINISH);
     OSSL_LIB_CTX_set0_default(global());
     ASYNC_cleanup_thread();
     ASYNC_WAIT_CTX_free(wait);
@@ -283,8 +290,8 @@ CASE(a_job_from_the_pool_starts_afresh, EVERYWHERE,
     OSSL_LIB_CTX_free(b);
 }
 
-CASE(many_jobs_have_each_its_own, EVERYWHERE,
-     "of many jobs paused at once, resumed in changing order, each finds its own default")
+CASE(each_of_many_jobs_has_its_own, EVERYWHERE,
+     "many jobs paused at the same time, resumed in changing order, each find their own default")
 {
     enum { JOBS = 60, CONTEXTS = 7, STEPS_EACH = 5 };
     static struct step steps[JOBS][STEPS_EACH];
@@ -293,24 +300,24 @@ CASE(many_jobs_have_each_its_own, EVERYWHERE,
     ASYNC_JOB *job[JOBS] = { NULL };
     int i, j, round;
 
-    bring_libcrypto();
+    load_libcrypto();
     for (i = 0; i < CONTEXTS; i++)
         ctx[i] = new_ctx();
     for (i = 0; i < JOBS; i++) {
         finds = ctx[i % CONTEXTS];
         for (j = 0; j < STEPS_EACH; j++) {
             steps[i][j].finds = finds;
-            /* Every third job keeps what it started with; the others change it at some steps. */
+            /* Every third job keeps its first default; the others change it at some steps. */
             if (i % 3 != 0 && (i + j) % 2 == 0)
                 finds = steps[i][j].sets = ctx[(i + 3 * j) % CONTEXTS];
         }
     }
     for (round = 0; round < STEPS_EACH; round++)
         for (i = 0; i < JOBS; i++) {
-            /* 7 and 60 have no common factor: each round takes each job once. */
+            /* 7 and 60 have no common factor, so each round resumes each job once. */
             j = round % 2 == 0 ? 7 * i % JOBS : JOBS - 1 - i;
             OSSL_LIB_CTX_set0_default(ctx[round == 0 ? j % CONTEXTS : (j + round) % CONTEXTS]);
-            CHECK_INT(go(&job[j], wait, steps[j], STEPS_EACH),
+            CHECK_INT(start_or_resume(&job[j], wait, steps[j], STEPS_EACH),
                       round < STEPS_EACH - 1 ? ASYNC_PAUSE : ASYNC_FINISH);
         }
     OSSL_LIB_CTX_set0_default(global());
@@ -327,20 +334,18 @@ static void *see_global(void *arg)
     return NULL;
 }
 
-CASE(other_threads_are_not_touched, EVERYWHERE,
+CASE(other_threads_keep_their_default, EVERYWHERE,
      "a thread that starts while a job with its own default is paused has the global default")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx();
     const struct step steps[] = { { global(), a }, { a, NULL } };
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
-    pthread_t thread;
 
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
-    CHECK_INT(pthread_create(&thread, NULL, see_global, NULL), 0);
-    CHECK_INT(pthread_join(thread, NULL), 0);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+    on_new_thread(see_global, NULL);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_FINISH);
     ASYNC_cleanup_thread();
     ASYNC_WAIT_CTX_free(wait);
     OSSL_LIB_CTX_free(a);
@@ -348,7 +353,7 @@ CASE(other_threads_are_not_touched, EVERYWHERE,
 
 static int pause_blocked(void *arg)
 {
-    OSSL_LIB_CTX *own = *(OSSL_LIB_CTX **)arg;
+    OSSL_LIB_CTX *own = ARG(OSSL_LIB_CTX, arg);
 
     OSSL_LIB_CTX_set0_default(own);
     ASYNC_block_pause();
@@ -359,15 +364,15 @@ static int pause_blocked(void *arg)
 }
 
 CASE(a_blocked_pause_keeps_the_jobs_default, EVERYWHERE,
-     "a pause that does not switch changes no default")
+     "a pause that is blocked, and returns at once, changes no default")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx();
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
     int ret;
 
-    CHECK_INT(ASYNC_start_job(&job, wait, &ret, pause_blocked, &a, sizeof a), ASYNC_FINISH);
+    CHECK_INT(start(&job, wait, &ret, pause_blocked, a), ASYNC_FINISH);
     CHECK_INT(ret, 6);
     CHECK(current() == global());
     ASYNC_cleanup_thread();
@@ -375,10 +380,10 @@ CASE(a_blocked_pause_keeps_the_jobs_default, EVERYWHERE,
     OSSL_LIB_CTX_free(a);
 }
 
-CASE(no_jobs_leaves_the_default, EVERYWHERE,
-     "a start that finds no job changes no default, neither the caller's nor the paused job's")
+CASE(a_start_without_a_job_leaves_the_default, EVERYWHERE,
+     "ASYNC_NO_JOBS changes neither the caller's default nor that of the paused job")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx();
     const struct step steps[] = { { b, a }, { a, NULL } };
     ASYNC_WAIT_CTX *wait = ASYNC_WAIT_CTX_new();
@@ -386,10 +391,10 @@ CASE(no_jobs_leaves_the_default, EVERYWHERE,
 
     CHECK_INT(ASYNC_init_thread(1, 0), 1);
     OSSL_LIB_CTX_set0_default(b);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_PAUSE);
-    CHECK_INT(go(&second, wait, STEPS(steps)), ASYNC_NO_JOBS);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&second, wait, STEPS(steps)), ASYNC_NO_JOBS);
     CHECK(current() == b);
-    CHECK_INT(go(&job, wait, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, wait, STEPS(steps)), ASYNC_FINISH);
     OSSL_LIB_CTX_set0_default(global());
     ASYNC_cleanup_thread();
     ASYNC_WAIT_CTX_free(wait);
@@ -401,34 +406,32 @@ static void *resume_elsewhere(void *arg)
 {
     ASYNC_JOB *job = arg;
 
-    CHECK_INT(go(&job, NULL, NULL, 0), ASYNC_ERR);
+    CHECK_INT(start_or_resume(&job, NULL, NULL, 0), ASYNC_ERR);
     CHECK(current() == global());
     return NULL;
 }
 
 /* libcrypto runs the job on the wrong thread. */
 CASE(a_refused_resume_leaves_the_default, OURS,
-     "a resume refused on the wrong thread brings no default there, and loses none")
+     "a resume refused on the wrong thread changes no default of either thread or of the job")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx();
     const struct step steps[] = { { b, a }, { a, NULL } };
     ASYNC_JOB *job = NULL;
-    pthread_t thread;
 
     OSSL_LIB_CTX_set0_default(b);
-    CHECK_INT(go(&job, NULL, STEPS(steps)), ASYNC_PAUSE);
-    CHECK_INT(pthread_create(&thread, NULL, resume_elsewhere, job), 0);
-    CHECK_INT(pthread_join(thread, NULL), 0);
+    CHECK_INT(start_or_resume(&job, NULL, STEPS(steps)), ASYNC_PAUSE);
+    on_new_thread(resume_elsewhere, job);
     CHECK(current() == b);
-    CHECK_INT(go(&job, NULL, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, NULL, STEPS(steps)), ASYNC_FINISH);
     OSSL_LIB_CTX_set0_default(global());
     ASYNC_cleanup_thread();
     OSSL_LIB_CTX_free(a);
     OSSL_LIB_CTX_free(b);
 }
 
-/* The contexts of a job, of the one that it runs, and the one that both take last. */
+/* The contexts of an outer job, of the job that it starts, and the one that both set last. */
 struct nest {
     OSSL_LIB_CTX *outer, *inner, *later;
 };
@@ -442,23 +445,23 @@ static int drive_inner(void *arg)
     ASYNC_JOB *inner = NULL;
 
     OSSL_LIB_CTX_set0_default(nest->outer);
-    CHECK_INT(go(&inner, NULL, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&inner, NULL, STEPS(steps)), ASYNC_PAUSE);
     CHECK_INT(ASYNC_pause_job(), 1);
     CHECK(current() == nest->outer);
-    CHECK_INT(go(&inner, NULL, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&inner, NULL, STEPS(steps)), ASYNC_PAUSE);
     OSSL_LIB_CTX_set0_default(nest->later);
     CHECK_INT(ASYNC_pause_job(), 1);
     CHECK(current() == nest->later);
-    CHECK_INT(go(&inner, NULL, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&inner, NULL, STEPS(steps)), ASYNC_FINISH);
     CHECK(current() == nest->later);
     return 6;
 }
 
-/* In libcrypto a job that starts another corrupts the thread's state. */
-CASE(nested_jobs_have_each_its_own, OURS,
-     "a job inside a job starts with that job's default; each keeps its own across all pauses")
+/* libcrypto corrupts itself when jobs are nested. */
+CASE(each_nested_job_has_its_own, OURS,
+     "a job started by a job starts with that job's default; each keeps its own across all pauses")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *mine = new_ctx();
     struct nest nest = { new_ctx(), new_ctx(), new_ctx() };
     ASYNC_JOB *job = NULL;
@@ -478,161 +481,154 @@ CASE(nested_jobs_have_each_its_own, OURS,
     OSSL_LIB_CTX_free(nest.later);
 }
 
-/* ---- a libcrypto that comes late, and two of them; OURS: libcrypto is not there at all ---- */
+/* ---- a libcrypto loaded late, and two of them; OURS: no libcrypto is linked ---- */
 
 #ifndef WITH_LIBCRYPTO
-static int pause_give_6(void *arg)
-{
-    (void)arg;
-    CHECK_INT(ASYNC_pause_job(), 1);
-    return 6;
-}
-
-/* Something that may be unloaded again, so that the loader's list has no end to hold on to. */
+/*
+ * A shared object that may be unloaded. As long as it is the last one in the loader's list, the
+ * library cannot keep the end of the list as the place where newer objects follow.
+ */
 static void *plug_in;
-static int plug_in_goes;
+static int plug_in_is_unloaded;
 
-static void bring_plug_in(void)
+static void load_plug_in(void)
 {
     plug_in = dlopen("libanl.so.1", RTLD_NOW | RTLD_LOCAL);
     CHECK(plug_in != NULL);
 }
 
-static void bring_plug_in_that_goes(void)
+static void load_plug_in_to_unload(void)
 {
-    bring_plug_in();
-    plug_in_goes = 1;
+    load_plug_in();
+    plug_in_is_unloaded = 1;
 }
 
 static void libcrypto_after_a_job(void)
 {
-    ASYNC_JOB *early = NULL, *job = NULL;
-    int ret = 77;
+    ASYNC_JOB *early = paused_job(NULL, 1, 6), *job = NULL;
 
-    CHECK_INT(ASYNC_start_job(&early, NULL, &ret, pause_give_6, NULL, 0), ASYNC_PAUSE);
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx();
     const struct step steps[] = { { b, a }, { a, NULL }, { a, NULL } };
 
     OSSL_LIB_CTX_set0_default(b);
-    CHECK_INT(go(&job, NULL, STEPS(steps)), ASYNC_PAUSE);
-    CHECK_INT(go(&job, NULL, STEPS(steps)), ASYNC_PAUSE);
-    CHECK_INT(ASYNC_start_job(&early, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    CHECK_INT(ret, 6);
+    CHECK_INT(start_or_resume(&job, NULL, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, NULL, STEPS(steps)), ASYNC_PAUSE);
+    finish(early, 6);
     CHECK(current() == b);
-    CHECK_INT(go(&job, NULL, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, NULL, STEPS(steps)), ASYNC_FINISH);
     OSSL_LIB_CTX_set0_default(global());
     ASYNC_cleanup_thread();
     OSSL_LIB_CTX_free(a);
     OSSL_LIB_CTX_free(b);
 }
 
-CASE(a_libcrypto_may_come_after_the_first_job, OURS,
-     "a libcrypto that dlopen brings in when jobs have already run is found by the next")
+CASE(a_libcrypto_may_be_loaded_after_the_first_job, OURS,
+     "a job finds a libcrypto that was loaded by dlopen after other jobs have run")
 {
     libcrypto_after_a_job();
 }
 
-CASE(a_libcrypto_may_come_after_a_plug_in, OURS,
-     "so it is if something else was brought in between that may be unloaded")
+CASE(a_libcrypto_may_be_loaded_after_a_plug_in, OURS,
+     "a job finds it also if an object that may be unloaded was loaded before it")
 {
-    bring_plug_in();
+    load_plug_in();
     libcrypto_after_a_job();
 }
 
-static OSSL_LIB_CTX *brought;
+static OSSL_LIB_CTX *set_in_the_job;
 
-static int bring_and_set(void *arg)
+static int load_and_set(void *arg)
 {
     (void)arg;
     CHECK_INT(ASYNC_pause_job(), 1);
-    bring_libcrypto();
-    brought = new_ctx();
-    OSSL_LIB_CTX_set0_default(brought);
+    load_libcrypto();
+    set_in_the_job = new_ctx();
+    OSSL_LIB_CTX_set0_default(set_in_the_job);
     CHECK_INT(ASYNC_pause_job(), 1);
-    CHECK(current() == brought);
+    CHECK(current() == set_in_the_job);
     CHECK_INT(ASYNC_pause_job(), 1);
-    CHECK(current() == brought);
+    CHECK(current() == set_in_the_job);
     return 6;
 }
 
-CASE(a_libcrypto_may_come_inside_a_job, OURS,
-     "a job that brings libcrypto in between two pauses, and sets its default, keeps that")
+CASE(a_libcrypto_may_be_loaded_by_a_job, OURS,
+     "a job that loads a libcrypto between two pauses, and sets its default, keeps that default")
 {
     ASYNC_JOB *job = NULL;
     OSSL_LIB_CTX *mine;
     int ret = 77;
 
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, bring_and_set, NULL, 0), ASYNC_PAUSE);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_PAUSE);
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, load_and_set, NULL, 0), ASYNC_PAUSE);
+    CHECK_INT(resume(&job, &ret), ASYNC_PAUSE);
     CHECK(current() == global());
     mine = new_ctx();
     OSSL_LIB_CTX_set0_default(mine);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_PAUSE);
+    CHECK_INT(resume(&job, &ret), ASYNC_PAUSE);
     CHECK(current() == mine);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
+    finish(job, 6);
     CHECK(current() == mine);
-    CHECK_INT(ret, 6);
     OSSL_LIB_CTX_set0_default(global());
     ASYNC_cleanup_thread();
     OSSL_LIB_CTX_free(mine);
-    OSSL_LIB_CTX_free(brought);
+    OSSL_LIB_CTX_free(set_in_the_job);
 }
 
-/* ERR_GET_LIB and ERR_GET_REASON of OpenSSL 3. */
+/* The library and the reason of an error code, at their places in OpenSSL 3. */
 static void check_invalid_pool_size(unsigned long code)
 {
-    CHECK_INT(code >> 23 & 0xff, 51);
-    CHECK_INT(code & 0x7fffff, 103);
+    enum { ASYNC_LIBRARY = 51, INVALID_POOL_SIZE = 103 };
+
+    CHECK_INT(code >> 23 & 0xff, ASYNC_LIBRARY);
+    CHECK_INT(code & 0x7fffff, INVALID_POOL_SIZE);
 }
 
-CASE(errors_reach_a_libcrypto_brought_before_the_first_call, OURS,
-     "a refused call queues its error in a libcrypto that dlopen brought in")
+CASE(errors_reach_a_libcrypto_loaded_before_the_first_call, OURS,
+     "a refused call queues its error in a libcrypto that was loaded by dlopen")
 {
-    bring_libcrypto();
+    load_libcrypto();
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
     check_invalid_pool_size(ERR_get_error());
     CHECK_INT(ERR_get_error(), 0);
 }
 
-CASE(errors_reach_a_libcrypto_brought_later, OURS,
-     "errors go to libcrypto's queue from when it is there; those before are not made up for")
+CASE(errors_reach_a_libcrypto_loaded_later, OURS,
+     "errors go to the queue of a libcrypto that was loaded late; earlier errors do not")
 {
-    ASYNC_JOB *job = NULL;
-    int ret = 77;
+    ASYNC_JOB *job;
 
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
     CHECK(RSASYNC_last_error()[0] != '\0');
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, pause_give_6, NULL, 0), ASYNC_PAUSE);
-    bring_libcrypto();
+    job = paused_job(NULL, 1, 6);
+    load_libcrypto();
     CHECK_INT(ERR_get_error(), 0);
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
     check_invalid_pool_size(ERR_get_error());
     CHECK_INT(ERR_get_error(), 0);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
+    finish(job, 6);
     CHECK_INT(ERR_get_error(), 0);
     ASYNC_cleanup_thread();
 }
 
 CASE(a_libcrypto_that_was_found_stays, OURS,
-     "after the program's dlclose jobs and their errors go on as before")
+     "after the program's dlclose of libcrypto jobs keep their defaults, and errors reach its queue")
 {
-    bring_libcrypto();
+    load_libcrypto();
     OSSL_LIB_CTX *a = new_ctx();
     const struct step steps[] = { { global(), a }, { a, NULL } };
     ASYNC_JOB *job = NULL;
 
-    CHECK_INT(go(&job, NULL, STEPS(steps)), ASYNC_PAUSE);
+    CHECK_INT(start_or_resume(&job, NULL, STEPS(steps)), ASYNC_PAUSE);
     CHECK_INT(dlclose(libcrypto), 0);
-    CHECK_INT(go(&job, NULL, STEPS(steps)), ASYNC_FINISH);
+    CHECK_INT(start_or_resume(&job, NULL, STEPS(steps)), ASYNC_FINISH);
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
     check_invalid_pool_size(ERR_get_error());
     ASYNC_cleanup_thread();
     OSSL_LIB_CTX_free(a);
 }
 
-/* A second libcrypto: a copy of the first one's file. The dynamic loader takes it for another. */
-static void *bring_second_libcrypto(void)
+/* A second libcrypto: a copy of the first one's file, which the loader treats as another object. */
+static void *load_second_libcrypto(void)
 {
     char name[] = "/tmp/libcrypto-copy-XXXXXX", block[1 << 16];
     struct link_map *map;
@@ -655,7 +651,7 @@ static void *bring_second_libcrypto(void)
     return second;
 }
 
-/* The functions of the second. */
+/* The functions of the second libcrypto. */
 static OSSL_LIB_CTX *(*second_new)(void);
 static void (*second_free)(OSSL_LIB_CTX *ctx);
 static OSSL_LIB_CTX *(*second_set0_default)(OSSL_LIB_CTX *ctx);
@@ -696,7 +692,10 @@ static int set_both(void *arg)
     return 6;
 }
 
-/* Jobs run between the one and the other, and so many after. */
+/*
+ * Loads a libcrypto, calls `between`, runs a job, loads a second libcrypto and runs `jobs_after`
+ * jobs. Then a job keeps its default in both.
+ */
 static void two_libcryptos(void (*between)(void), int jobs_after)
 {
     void *copy;
@@ -705,12 +704,12 @@ static void two_libcryptos(void (*between)(void), int jobs_after)
     ASYNC_JOB *job = NULL;
     int i, ret = 77;
 
-    bring_libcrypto();
+    load_libcrypto();
     between();
     run_jobs(1);
-    if (plug_in_goes)
+    if (plug_in_is_unloaded)
         CHECK_INT(dlclose(plug_in), 0);
-    copy = bring_second_libcrypto();
+    copy = load_second_libcrypto();
     run_jobs(jobs_after);
     second_new = (OSSL_LIB_CTX *(*)(void))dlsym(copy, "OSSL_LIB_CTX_new");
     second_free = (void (*)(OSSL_LIB_CTX *))dlsym(copy, "OSSL_LIB_CTX_free");
@@ -738,48 +737,44 @@ static void two_libcryptos(void (*between)(void), int jobs_after)
     second_free(own.second);
 }
 
-static void bring_nothing(void)
+static void load_nothing(void)
 {
 }
 
-CASE(each_of_two_libcryptos_has_its_default_carried, OURS,
-     "with two in the process a job keeps its default in both; errors go to the first alone")
+CASE(a_job_keeps_its_default_in_two_libcryptos, OURS,
+     "with two libcryptos in the process a job keeps its default in both; errors go to the first")
 {
-    two_libcryptos(bring_nothing, 0);
+    two_libcryptos(load_nothing, 0);
 }
 
-CASE(a_second_libcrypto_may_come_after_a_plug_in, OURS,
-     "so it is, after some 256 jobs, if something was brought in between that may be unloaded")
+CASE(a_second_libcrypto_may_be_loaded_after_a_plug_in, OURS,
+     "the same, after 256 jobs, if an object that may be unloaded was loaded before the second")
 {
-    two_libcryptos(bring_plug_in, 256);
+    two_libcryptos(load_plug_in, 256);
 }
 
-CASE(a_second_libcrypto_may_take_a_plug_ins_place, OURS,
-     "so it is if as many objects are loaded then as before it came")
+CASE(a_second_libcrypto_may_replace_a_plug_in, OURS,
+     "the same if that object is unloaded before, so that the number of loaded objects is as it was")
 {
-    two_libcryptos(bring_plug_in_that_goes, 256);
+    two_libcryptos(load_plug_in_to_unload, 256);
 }
 
-CASE(rsasync_brings_no_libcrypto, OURS,
-     "a process without libcrypto has none after jobs and errors either")
+CASE(rsasync_loads_no_libcrypto, OURS,
+     "a process without libcrypto still has none after jobs and errors")
 {
-    ASYNC_JOB *job = NULL;
-    int ret = 77;
+    ASYNC_JOB *job = paused_job(NULL, 1, 6);
 
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, pause_give_6, NULL, 0), ASYNC_PAUSE);
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
+    finish(job, 6);
     CHECK(dlopen(LIBCRYPTO, RTLD_NOW | RTLD_NOLOAD) == NULL);
     ASYNC_cleanup_thread();
 }
-#endif
-#endif
-
-#if defined(WITH_LIBCRYPTO) && LIBCRYPTO_MAJOR >= 3
+#else
+/* ---- the first jobs of a process ---- */
 
 static pthread_barrier_t both_start;
 
-static int takes_its_time(void *args)
+static int busy_job(void *args)
 {
     volatile int i;
 
@@ -796,7 +791,7 @@ static void *starts_a_first_job(void *unused)
 
     OSSL_LIB_CTX_set0_default(own);
     pthread_barrier_wait(&both_start);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, takes_its_time, NULL, 0), ASYNC_FINISH);
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, busy_job, NULL, 0), ASYNC_FINISH);
     CHECK(OSSL_LIB_CTX_set0_default(NULL) == own);
     OSSL_LIB_CTX_set0_default(OSSL_LIB_CTX_get0_global_default());
     OSSL_LIB_CTX_free(own);
@@ -815,12 +810,13 @@ static void two_first_jobs(void)
 }
 
 CASE(first_jobs_of_two_threads_keep_their_defaults, NEEDS_LIBCRYPTO | NOT_ON_VALGRIND,
-     "threads that start the first jobs of a process together have their defaults afterwards")
+     "two threads that start the first jobs of a process at the same time keep their defaults")
 {
     int i;
 
-    /* A race that shows in some of the runs; valgrind lets one thread run at a time. */
+    /* The race shows in some runs only, and never on valgrind, which runs one thread at a time. */
     for (i = 0; i < 100; i++)
         CHECK_INT(check_child(two_first_jobs, 0), 0);
 }
+#endif
 #endif
