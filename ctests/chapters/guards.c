@@ -211,20 +211,6 @@ CASE(stacks_made_after_mlockall_are_guarded, OURS | NOT_ON_VALGRIND,
 
 /* ---- kernels with and without guard markers ---- */
 
-enum { GUARD_INSTALL = 102 }; /* MADV_GUARD_INSTALL, which old headers do not have */
-
-/* Whether this kernel has MADV_GUARD_INSTALL: Linux 6.13 and later. */
-static int kernel_has_guard_markers(void)
-{
-    void *at = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int has;
-
-    CHECK(at != MAP_FAILED);
-    has = madvise(at, page_bytes(), GUARD_INSTALL) == 0;
-    CHECK_INT(munmap(at, page_bytes()), 0);
-    return has;
-}
-
 /*
  * From here on the kernel refuses guard markers, like one before 6.13: a seccomp filter answers
  * madvise(..., MADV_GUARD_INSTALL) with EINVAL.
@@ -298,14 +284,10 @@ static void check_crowd_past_the_map_limit(void)
 {
     enum { CROWD = 40000 };
     ASYNC_JOB **jobs = start_crowd(CROWD, note_frame);
-    FILE *f = fopen("/proc/sys/vm/max_map_count", "r");
     pthread_t thread;
     void *block, *result;
-    long limit;
+    long limit = max_mappings();
 
-    CHECK(f != NULL);
-    CHECK_INT(fscanf(f, "%ld", &limit), 1);
-    fclose(f);
     CHECK(count_guards(CROWD) >= 15000);
     /* A guard is a mapping, and so is each stack between two guards. */
     if (limit < 2L * CROWD)
@@ -358,20 +340,6 @@ CASE(a_hundred_thousand_guarded_stacks, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
         check_stack(frames[i], DEFAULT_BYTES);
     finish_crowd(jobs, CROWD);
     CHECK_INT(stacks_in_use(), 0);
-}
-
-/* The number of the process's mappings. */
-static long mappings(void)
-{
-    FILE *f = fopen("/proc/self/maps", "r");
-    long lines = 0;
-    int c;
-
-    CHECK(f != NULL);
-    while ((c = getc(f)) != EOF)
-        lines += c == '\n';
-    fclose(f);
-    return lines;
 }
 
 /* ThreadSanitizer has mappings of its own for each job's fibre. */

@@ -1,4 +1,4 @@
-/* stacks.h: crowds of paused jobs, and where the memory of their stacks ends. */
+/* stacks.h: crowds of paused jobs, the memory of their stacks, and the guards below it. */
 #ifndef STACKS_H
 #define STACKS_H
 
@@ -75,7 +75,47 @@ __attribute__((unused)) static int stacks_unguarded(void)
 }
 #endif
 
-/* ---- memory that may be inaccessible ---- */
+/* The number of the process's mappings. */
+__attribute__((unused)) static long mappings(void)
+{
+    FILE *maps = fopen("/proc/self/maps", "r");
+    long lines = 0;
+    int c;
+
+    CHECK(maps != NULL);
+    while ((c = getc(maps)) != EOF)
+        lines += c == '\n';
+    fclose(maps);
+    return lines;
+}
+
+/* How many mappings the kernel allows a process. */
+__attribute__((unused)) static long max_mappings(void)
+{
+    FILE *sysctl = fopen("/proc/sys/vm/max_map_count", "r");
+    long limit;
+
+    CHECK(sysctl != NULL);
+    CHECK_INT(fscanf(sysctl, "%ld", &limit), 1);
+    fclose(sysctl);
+    return limit;
+}
+
+/* ---- guards, and other memory that is inaccessible ---- */
+
+enum { GUARD_INSTALL = 102 }; /* MADV_GUARD_INSTALL, which old headers do not have */
+
+/* Whether this kernel has guard markers: Linux 6.13 and later. */
+__attribute__((unused)) static int kernel_has_guard_markers(void)
+{
+    void *at = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int has;
+
+    CHECK(at != MAP_FAILED);
+    has = madvise(at, page_bytes(), GUARD_INSTALL) == 0;
+    CHECK_INT(munmap(at, page_bytes()), 0);
+    return has;
+}
 
 /* Whether a byte can be read. The kernel reads it for write(), which fails where a load faults. */
 __attribute__((unused)) static int readable(const char *at)
