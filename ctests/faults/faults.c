@@ -132,7 +132,7 @@ static bool set_fd(ASYNC_WAIT_CTX *ctx, int fd)
 /* Whether the memory below a job's stack is inaccessible. */
 static bool has_guard(ASYNC_JOB *job)
 {
-    /* The job is a page below the top of its stack: this is in the middle of the guard. */
+    /* The job lies at the top of a stack of 132 KiB: this address is in the guard below. */
     return !readable((const char *)job - DEFAULT_BYTES - GUARD_BYTES / 2);
 }
 
