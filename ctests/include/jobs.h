@@ -34,6 +34,15 @@ __attribute__((unused)) static void finish(ASYNC_JOB *job, int want)
     CHECK(job == NULL);
 }
 
+/* Finishes such a job, and frees its wait context. */
+__attribute__((unused)) static void finish_and_free(ASYNC_JOB *job, int want)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(job);
+
+    finish(job, want);
+    ASYNC_WAIT_CTX_free(ctx);
+}
+
 struct pausing_job {
     int pauses, result;
 };
