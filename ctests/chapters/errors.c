@@ -86,7 +86,7 @@ CASE(init_above_max_says_which_argument, OURS,
 }
 
 CASE(a_refused_init_keeps_the_pool_in_place, EVERYWHERE,
-     "a refused ASYNC_init_thread leaves the thread's limit as it was")
+     "A refused ASYNC_init_thread leaves the thread's limit as it was")
 {
     CHECK_INT(ASYNC_init_thread(1, 0), 1);
     CHECK_INT(ASYNC_init_thread(5, 6), 0);

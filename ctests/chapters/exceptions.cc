@@ -476,7 +476,7 @@ CASE(an_exception_that_leaves_func_ends_the_process, EVERYWHERE | NOT_ON_VALGRIN
 
 // In libcrypto a job that starts another corrupts the thread's state.
 CASE(an_exception_does_not_leave_an_inner_job, OURS | NOT_ON_VALGRIND,
-     "An exception that leaves an inner job's func aborts the process, even if the outer job catches")
+     "An exception that leaves an inner job's func aborts the process, and the outer gets nothing")
 {
     check_aborts(run_throwing_job_inside_a_job);
 }
