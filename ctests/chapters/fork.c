@@ -34,13 +34,6 @@ static void expect_success(pid_t pid)
     CHECK_INT(WEXITSTATUS(status), 0);
 }
 
-static void expect_pause(ASYNC_JOB **job)
-{
-    int ret = -1;
-
-    CHECK_INT(resume(job, &ret), ASYNC_PAUSE);
-}
-
 static void *runs_a_job(void *arg)
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -78,7 +71,7 @@ static void forks_with_paused_jobs(void)
         job[i] = paused_job(ctx, 3, 100 * i + 3);
     /* Half of the jobs have been resumed before the fork, and there is an idle job. */
     for (int i = 0; i < JOBS; i += 2)
-        expect_pause(&job[i]);
+        resume_to_pause(job[i]);
     finish(paused_job(ctx, 1, 2), 2);
     CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &token, 3, NULL, NULL), 1);
     pid = fork_with_alarm();
@@ -92,8 +85,8 @@ static void forks_with_paused_jobs(void)
         CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &n_add, NULL, &n_del), 1);
         CHECK_INT(n_add, i == JOBS - 1);
         if (i % 2 != 0)
-            expect_pause(&job[i]);
-        expect_pause(&job[i]);
+            resume_to_pause(job[i]);
+        resume_to_pause(job[i]);
         finish(job[i], 100 * i + 3);
     }
     ASYNC_WAIT_CTX_free(ctx);
@@ -121,7 +114,7 @@ CASE(a_thread_that_forks_keeps_its_jobs, SINCE_3_0,
     ASYNC_JOB *job = paused_job(ctx, 2, 12);
 
     on_new_thread(forks_on_a_thread, NULL);
-    expect_pause(&job);
+    resume_to_pause(job);
     finish(job, 12);
     ASYNC_WAIT_CTX_free(ctx);
 }
@@ -205,13 +198,13 @@ CASE(a_child_may_fork, SINCE_3_0,
         if (pid != 0)
             break;
         depth++;
-        expect_pause(&job);
+        resume_to_pause(job);
         finish(paused_job(ctx, 1, depth), depth);
     }
     if (pid != 0)
         expect_success(pid);
     for (int i = depth; i < GENERATIONS; i++)
-        expect_pause(&job);
+        resume_to_pause(job);
     finish(job, 15);
     ASYNC_WAIT_CTX_free(ctx);
     use_everything();
@@ -318,7 +311,7 @@ static void *makes_jobs(void *arg)
         for (int i = 0; i < 4; i++)
             job[i] = paused_job(ctx, 2, i + 2);
         for (int i = 0; i < 4; i++) {
-            expect_pause(&job[i]);
+            resume_to_pause(job[i]);
             finish(job[i], i + 2);
         }
         ASYNC_cleanup_thread();

@@ -9,13 +9,6 @@
 
 #define NOINLINE __attribute__((noinline))
 
-static void expect_pause(ASYNC_JOB **job)
-{
-    int ret = -1;
-
-    CHECK_INT(resume(job, &ret), ASYNC_PAUSE);
-}
-
 /*
  * Calls itself `depth` times; each frame fills about 2 KiB of arrays, and checks them when the
  * inner calls are done. The frame of depth `pause_at` pauses. Returns 7.
@@ -54,7 +47,7 @@ NOINLINE __attribute__((no_sanitize_address)) static void fill_uninstrumented(in
 
 static void *volatile kept; /* an array whose address is stored here is not optimized away */
 
-/* Jumps back from `depth` calls further in, which have paused there if `pause` is set. */
+/* Calls itself `depth` times; the innermost call pauses, if `pause` is set, and jumps to *to. */
 NOINLINE static void dig_and_jump(jmp_buf *to, int depth, int pause)
 {
     char array[1500];
@@ -116,7 +109,7 @@ CASE(longjmp_over_a_pause, EVERYWHERE,
         CHECK_INT(ASYNC_start_job(&job[i], ctx, &ret, jumps, &pause, sizeof pause), ASYNC_PAUSE);
     for (int round = 1; round < 6; round++)
         for (int i = 0; i < JOBS; i++) {
-            expect_pause(&job[i]);
+            resume_to_pause(job[i]);
             CHECK_INT(fill(4, -1), 7);
         }
     for (int i = 0; i < JOBS; i++)

@@ -7,22 +7,25 @@
 
 /* ---- stack ---- */
 
+enum { LOCALS = 512, ROUNDS = 5 };
+
+/* Pauses ROUNDS times. The upper half of each local is the job's number, which it returns. */
 static int keeps_its_locals(void *arg)
 {
-    uint64_t local[512], sum = 0, me = *(int *)arg;
+    uint64_t local[LOCALS], sum = 0, me = *(int *)arg;
     int i, round;
 
-    for (i = 0; i < 512; i++)
+    for (i = 0; i < LOCALS; i++)
         local[i] = me << 32 | (uint64_t)i;
-    for (round = 0; round < 5; round++) {
+    for (round = 0; round < ROUNDS; round++) {
         ASYNC_pause_job();
-        for (i = 0; i < 512; i++) {
+        for (i = 0; i < LOCALS; i++) {
             CHECK(local[i] == ((me << 32 | (uint64_t)i) + (uint64_t)round));
             local[i]++;
             sum++;
         }
     }
-    CHECK_INT(sum, 5 * 512);
+    CHECK_INT(sum, ROUNDS * LOCALS);
     return (int)me;
 }
 
@@ -37,13 +40,11 @@ CASE(locals_survive_pauses, EVERYWHERE,
     for (i = 0; i < JOBS; i++)
         CHECK_INT(ASYNC_start_job(&job[i], ctx, &ret, keeps_its_locals, &i, sizeof(i)),
                   ASYNC_PAUSE);
-    for (round = 1; round <= 5; round++) {
-        for (i = 0; i < JOBS; i++) {
-            CHECK_INT(resume(&job[i], &ret), round < 5 ? ASYNC_PAUSE : ASYNC_FINISH);
-            if (round == 5)
-                CHECK_INT(ret, i);
-        }
-    }
+    for (round = 1; round < ROUNDS; round++)
+        for (i = 0; i < JOBS; i++)
+            resume_to_pause(job[i]);
+    for (i = 0; i < JOBS; i++)
+        finish(job[i], i);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }

@@ -24,6 +24,17 @@ __attribute__((unused)) static int resume(ASYNC_JOB **job, int *ret)
     return ASYNC_start_job(job, NULL, ret, NULL, NULL, 0);
 }
 
+/* Resumes a paused job, and expects that it pauses again. */
+__attribute__((unused)) static void resume_to_pause(ASYNC_JOB *job)
+{
+    ASYNC_JOB *handle = job;
+    int ret = -77;
+
+    CHECK_INT(resume(&handle, &ret), ASYNC_PAUSE);
+    CHECK(handle == job);
+    CHECK_INT(ret, -77);
+}
+
 /* Resumes a job that ends without another pause, and expects `want` as its result. */
 __attribute__((unused)) static void finish(ASYNC_JOB *job, int want)
 {
