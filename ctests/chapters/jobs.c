@@ -361,8 +361,7 @@ CASE(a_resume_without_a_place_for_the_result_is_refused, OURS,
     steps = 10;
     CHECK_INT(resume(&job, &ret), ASYNC_PAUSE);
     steps = 20;
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 42);
+    finish(job, 42);
     ASYNC_cleanup_thread();
 }
 

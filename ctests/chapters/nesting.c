@@ -252,8 +252,7 @@ CASE(siblings_take_turns_and_finish_in_any_order, OURS,
 
         for (k = 0; k < 4; k++)
             CHECK_INT(start(&job, NULL, &ret, finishes_siblings_in_order, orders[i]), ASYNC_PAUSE);
-        CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-        CHECK_INT(ret, 9);
+        finish(job, 9);
     }
     ASYNC_cleanup_thread();
 }
@@ -292,8 +291,7 @@ CASE(a_pause_returns_to_the_last_resumer, OURS,
     CHECK_INT(ret, 5);
     CHECK_INT(start(&job, NULL, &ret, resumes_it_once, &inner), ASYNC_FINISH);
     CHECK(ASYNC_get_current_job() == NULL);
-    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 104);
+    finish(inner, 104);
     ASYNC_cleanup_thread();
 }
 
@@ -320,8 +318,7 @@ CASE(resuming_the_running_job_is_refused, OURS,
     for (i = 0; i < 2; i++)
         CHECK_INT(ASYNC_start_job(&job, NULL, &ret, checks_the_running_is_refused, NULL, 0),
                   ASYNC_PAUSE);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 7);
+    finish(job, 7);
     ASYNC_cleanup_thread();
 }
 
@@ -362,8 +359,7 @@ CASE(resuming_an_ancestor_is_refused, OURS,
     for (i = 0; i < 2; i++)
         CHECK_INT(ASYNC_start_job(&job, NULL, &ret, checks_ancestors_are_refused, &first,
                                   sizeof(first)), ASYNC_PAUSE);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 1);
+    finish(job, 1);
     ASYNC_cleanup_thread();
 }
 
@@ -417,11 +413,9 @@ CASE(a_child_may_resume_its_paused_parent, OURS,
 
     CHECK_INT(start(&job, NULL, &ret, starts_its_child, &pair), ASYNC_PAUSE);
     CHECK(job == pair.parent);
-    CHECK_INT(resume(&pair.child, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 12);
+    finish(pair.child, 12);
     CHECK(ASYNC_get_current_job() == NULL);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 11);
+    finish(job, 11);
     ASYNC_cleanup_thread();
 }
 
@@ -443,8 +437,7 @@ static int resumes_a_finished_one(void *arg)
     check_resume_is_refused(handle);
     /* The pool holds the job once, and a start takes it like any idle job. */
     CHECK_INT(start_pausing_job(&inner, NULL, &ret, 1, 101), ASYNC_PAUSE);
-    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 101);
+    finish(inner, 101);
     return 3;
 }
 
@@ -456,8 +449,7 @@ CASE(resuming_a_finished_job_inside_a_job_is_refused, OURS,
 
     CHECK_INT(ASYNC_init_thread(2, 0), 1);
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, resumes_a_finished_one, NULL, 0), ASYNC_PAUSE);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 3);
+    finish(job, 3);
     ASYNC_cleanup_thread();
 }
 
@@ -589,8 +581,7 @@ CASE(each_level_has_its_own_block_count, OURS,
     c.running = 1;
     CHECK_INT(resume(&job, &ret), ASYNC_PAUSE);
     c.running = 1;
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 1);
+    finish(job, 1);
     ASYNC_cleanup_thread();
 }
 
@@ -784,8 +775,7 @@ static int cleans_up_around_others(void *arg)
     CHECK_INT(ASYNC_pause_job(), 1);
     CHECK_INT(resume(&after, &ret), ASYNC_FINISH);
     ASYNC_cleanup_thread();
-    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 102);
+    finish(inner, 102);
     check_resume_is_refused(me);
     return 2;
 }
@@ -799,8 +789,7 @@ static int runs_one_that_cleans_up(void *arg)
     CHECK_INT(ASYNC_start_job(&inner, NULL, &ret, cleans_up_around_others, NULL, 0), ASYNC_PAUSE);
     CHECK(ASYNC_get_current_job() == me);
     CHECK_INT(ASYNC_pause_job(), 1);
-    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 2);
+    finish(inner, 2);
     CHECK(ASYNC_get_current_job() == me);
     return 1;
 }
@@ -814,7 +803,6 @@ CASE(cleanup_in_an_inner_job_leaves_all_levels_running, OURS,
     CHECK_INT(ASYNC_init_thread(5, 5), 1);
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, runs_one_that_cleans_up, NULL, 0), ASYNC_PAUSE);
     CHECK(ASYNC_get_current_job() == NULL);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 1);
+    finish(job, 1);
     ASYNC_cleanup_thread();
 }

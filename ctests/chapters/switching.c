@@ -84,8 +84,7 @@ CASE(a_pause_works_ten_calls_deep, EVERYWHERE,
         CHECK_INT(start(&job, ctx, &ret, pauses_ten_calls_deep, &pauses), ASYNC_PAUSE);
         CHECK_INT(pauses, i);
     }
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, CALLS + 1);
+    finish(job, CALLS + 1);
     CHECK_INT(pauses, CALLS + 1);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
