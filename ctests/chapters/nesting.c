@@ -625,16 +625,6 @@ CASE(an_inner_unblock_does_not_reach_the_outer_count, OURS,
 
 /* ---- wait contexts ---- */
 
-/* The number of entries of the context that are marked added, and deleted. */
-static void check_marks(ASYNC_WAIT_CTX *ctx, size_t added, size_t deleted)
-{
-    size_t nadd = 99, ndel = 99;
-
-    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &nadd, NULL, &ndel), 1);
-    CHECK_INT(nadd, added);
-    CHECK_INT(ndel, deleted);
-}
-
 /* Adds a descriptor with the context as its key, and pauses. */
 static int adds_an_fd(void *arg)
 {

@@ -134,16 +134,6 @@ CASE(a_job_may_pause_any_number_of_times, EVERYWHERE,
 
 /* ---- the marks of wait contexts ---- */
 
-/* The number of entries of the context that are marked added, and deleted. */
-static void check_marks(ASYNC_WAIT_CTX *ctx, size_t added, size_t deleted)
-{
-    size_t nadd = 99, ndel = 99;
-
-    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &nadd, NULL, &ndel), 1);
-    CHECK_INT(nadd, added);
-    CHECK_INT(ndel, deleted);
-}
-
 static int adds_and_clears_fds(void *arg)
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(ASYNC_get_current_job());

@@ -133,6 +133,17 @@ __attribute__((unused)) static void check_resume_is_refused(ASYNC_JOB *job)
     CHECK(ASYNC_get_current_job() == current);
 }
 
+/* This many entries of the context are marked added, and deleted. */
+__attribute__((unused))
+static void check_marks(ASYNC_WAIT_CTX *ctx, size_t added, size_t deleted)
+{
+    size_t nadd = 99, ndel = 99;
+
+    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &nadd, NULL, &ndel), 1);
+    CHECK_INT(nadd, added);
+    CHECK_INT(ndel, deleted);
+}
+
 /* Calls func(arg) on a new thread, and waits until that thread has ended. */
 __attribute__((unused)) static void on_new_thread(void *(*func)(void *), void *arg)
 {
