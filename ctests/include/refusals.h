@@ -12,7 +12,11 @@
 # include <openssl/err.h>
 #endif
 
-/* The library number of ASYNC, and the reasons, as ERR_GET_LIB and ERR_GET_REASON give them. */
+/*
+ * The library number of ASYNC, and the reasons, as ERR_GET_LIB and ERR_GET_REASON give them. The
+ * last three are ERR_R_MALLOC_FAILURE, ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED and
+ * ERR_R_PASSED_NULL_PARAMETER; OpenSSL's names are not there in the way `alone`.
+ */
 enum { ASYNC_LIBRARY = 51, INVALID_POOL_SIZE = 103 };
 #if defined(WITH_LIBCRYPTO) && OPENSSL_VERSION_NUMBER < 0x30000000L
 enum { NO_MEMORY = 65, NOT_NOW = 66, NULL_POINTER = 67 };
