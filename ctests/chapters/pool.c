@@ -451,18 +451,6 @@ CASE(every_call_works_after_cleanup, SINCE_3_0,
     }
 }
 
-/* Pauses once, as one of its two pauses is blocked. */
-static int blocks_and_pauses(void *arg)
-{
-    CHECK(arg == NULL);
-    CHECK(ASYNC_get_current_job() != NULL);
-    ASYNC_block_pause();
-    CHECK_INT(ASYNC_pause_job(), 1);
-    ASYNC_unblock_pause();
-    CHECK_INT(ASYNC_pause_job(), 1);
-    return 4;
-}
-
 /* libcrypto uses the thread's freed state when such a job ends. */
 CASE(cleanup_leaves_paused_jobs_valid, OURS,
      "Jobs paused at ASYNC_cleanup_thread can be paused again and resumed to their end afterwards")

@@ -4,14 +4,15 @@
 
 #include "jobs.h"
 
-static int every_call_callback(void *arg)
+/* A callback. */
+static int succeeds(void *arg)
 {
     (void)arg;
     return 1;
 }
 
-/* Pauses once, as one of its two pauses is blocked. */
-static int every_call_job(void *arg)
+/* Pauses once, as one of its two pauses is blocked, and returns 4. */
+static int blocks_and_pauses(void *arg)
 {
     CHECK(arg == NULL);
     CHECK(ASYNC_get_current_job() != NULL);
@@ -49,16 +50,16 @@ __attribute__((unused)) static void make_every_call(void)
     CHECK(count == 1 && list[0] == 7);
     CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &count, NULL, &deleted), 1);
     CHECK(count == 1 && deleted == 0);
-    CHECK_INT(ASYNC_WAIT_CTX_set_callback(ctx, every_call_callback, &key), 1);
+    CHECK_INT(ASYNC_WAIT_CTX_set_callback(ctx, succeeds, &key), 1);
     CHECK_INT(ASYNC_WAIT_CTX_get_callback(ctx, &callback, &data), 1);
-    CHECK(callback == every_call_callback && data == &key);
+    CHECK(callback == succeeds && data == &key);
     CHECK_INT(ASYNC_WAIT_CTX_set_status(ctx, ASYNC_STATUS_EAGAIN), 1);
     CHECK_INT(ASYNC_WAIT_CTX_get_status(ctx), ASYNC_STATUS_EAGAIN);
     /* The first job is made without a limit; the second reaches the limit of one. */
     for (round = 0; round < 2; round++) {
         if (round == 1)
             CHECK_INT(ASYNC_init_thread(1, 1), 1);
-        CHECK_INT(ASYNC_start_job(&job, ctx, &ret, every_call_job, NULL, 0), ASYNC_PAUSE);
+        CHECK_INT(ASYNC_start_job(&job, ctx, &ret, blocks_and_pauses, NULL, 0), ASYNC_PAUSE);
         CHECK(ASYNC_get_wait_ctx(job) == ctx);
         if (round == 0)
             CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &key), 1);
