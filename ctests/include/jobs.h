@@ -24,6 +24,17 @@ __attribute__((unused)) static int resume(ASYNC_JOB **job, int *ret)
     return ASYNC_start_job(job, NULL, ret, NULL, NULL, 0);
 }
 
+/* Resumes a paused job, and expects that it pauses again. */
+__attribute__((unused)) static void resume_to_pause(ASYNC_JOB *job)
+{
+    ASYNC_JOB *handle = job;
+    int ret = -77;
+
+    CHECK_INT(resume(&handle, &ret), ASYNC_PAUSE);
+    CHECK(handle == job);
+    CHECK_INT(ret, -77);
+}
+
 /* Resumes a job that ends without another pause, and expects `want` as its result. */
 __attribute__((unused)) static void finish(ASYNC_JOB *job, int want)
 {
@@ -32,6 +43,15 @@ __attribute__((unused)) static void finish(ASYNC_JOB *job, int want)
     CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
     CHECK_INT(ret, want);
     CHECK(job == NULL);
+}
+
+/* Finishes such a job, and frees its wait context. */
+__attribute__((unused)) static void finish_and_free(ASYNC_JOB *job, int want)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(job);
+
+    finish(job, want);
+    ASYNC_WAIT_CTX_free(ctx);
 }
 
 struct pausing_job {
@@ -111,6 +131,17 @@ __attribute__((unused)) static void check_resume_is_refused(ASYNC_JOB *job)
     CHECK_INT(ret, -77);
     CHECK(error_was_queued());
     CHECK(ASYNC_get_current_job() == current);
+}
+
+/* This many entries of the context are marked added, and deleted. */
+__attribute__((unused))
+static void check_marks(ASYNC_WAIT_CTX *ctx, size_t added, size_t deleted)
+{
+    size_t nadd = 99, ndel = 99;
+
+    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &nadd, NULL, &ndel), 1);
+    CHECK_INT(nadd, added);
+    CHECK_INT(ndel, deleted);
 }
 
 /* Calls func(arg) on a new thread, and waits until that thread has ended. */
