@@ -14,11 +14,10 @@ static ASYNC_JOB *left_behind;
 static ASYNC_WAIT_CTX *left_ctx;
 
 /* Makes each call that concerns a thread. None of them depends on an earlier call. */
-static void make_every_call(void)
+static void make_thread_calls(void)
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job;
-    size_t n_add, n_del;
 
     CHECK_INT(ASYNC_pause_job(), 1);
     ASYNC_block_pause();
@@ -28,8 +27,7 @@ static void make_every_call(void)
     job = start_paused(ctx, 1);
     CHECK(ASYNC_get_wait_ctx(job) == ctx);
     finish(job, 1);
-    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &n_add, NULL, &n_del), 1);
-    CHECK_INT(n_add, 0);
+    check_marks(ctx, 0, 0);
     CHECK_INT(ASYNC_init_thread(2, 1), 1);
     run_a_job(ctx, 2);
     ASYNC_cleanup_thread();
@@ -222,10 +220,10 @@ CASE(a_job_paused_across_cleanup_is_abandoned_with_its_thread, OURS,
 static pthread_key_t keys[3];
 static int rounds[3];
 
-static void make_every_call_again(int which)
+static void make_thread_calls_again(int which)
 {
     CHECK(ASYNC_get_current_job() == NULL);
-    make_every_call();
+    make_thread_calls();
     CHECK_INT(ASYNC_init_thread(3, 2), 1); /* idle jobs to free */
     if (++rounds[which] < PTHREAD_DESTRUCTOR_ITERATIONS)
         CHECK_INT(pthread_setspecific(keys[which], &keys), 0);
@@ -234,26 +232,26 @@ static void make_every_call_again(int which)
 static void early_destructor(void *arg)
 {
     (void)arg;
-    make_every_call_again(0);
+    make_thread_calls_again(0);
 }
 
 static void late_destructor(void *arg)
 {
     (void)arg;
-    make_every_call_again(1);
+    make_thread_calls_again(1);
 }
 
 static void idle_destructor(void *arg)
 {
     (void)arg;
-    make_every_call_again(2);
+    make_thread_calls_again(2);
 }
 
 static void *with_destructors(void *calls_before)
 {
     CHECK_INT(pthread_setspecific(keys[0], &keys), 0);
     if (calls_before != NULL)
-        make_every_call();
+        make_thread_calls();
     CHECK_INT(pthread_key_create(&keys[1], late_destructor), 0);
     CHECK_INT(pthread_setspecific(keys[1], &keys), 0);
     CHECK_INT(pthread_setspecific(keys[2], &keys), 0);
@@ -305,14 +303,14 @@ extern void *__dso_handle;
 static void thread_local_destructor(void *times)
 {
     CHECK(ASYNC_get_current_job() == NULL);
-    make_every_call();
+    make_thread_calls();
     ++*(int *)times;
 }
 
 static void *with_thread_locals(void *times)
 {
     CHECK_INT(__cxa_thread_atexit_impl(thread_local_destructor, times, &__dso_handle), 0);
-    make_every_call();
+    make_thread_calls();
     CHECK_INT(__cxa_thread_atexit_impl(thread_local_destructor, times, &__dso_handle), 0);
     return NULL;
 }
@@ -539,7 +537,7 @@ static void after_the_job(void *arg)
     /* A switch would lead into the frame of ASYNC_start_job, which is gone. */
     CHECK_INT(ASYNC_pause_job(), 1);
     CHECK_INT(ASYNC_pause_job(), 1);
-    make_every_call();
+    make_thread_calls();
     CHECK(ASYNC_get_current_job() == NULL || ASYNC_get_current_job() == left_behind);
     after_calls++;
 }
@@ -588,7 +586,7 @@ static void after_the_job_without_unwind_info(void *arg)
     (void)arg;
     CHECK(ASYNC_get_current_job() == NULL);
     CHECK_INT(ASYNC_pause_job(), 1);
-    make_every_call();
+    make_thread_calls();
     after_calls++;
 }
 

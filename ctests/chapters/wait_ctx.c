@@ -265,7 +265,7 @@ CASE(changes_are_those_since_the_last_resume, EVERYWHERE,
     expect_changed(ctx, FDS(1), NONE);
     expect_changed(ctx, FDS(1), NONE);
     expect_all(ctx, FDS(1));
-    resume_until_pause(&job);
+    resume_to_pause(job);
     expect_changed(ctx, FDS(2), FDS(1));
     expect_all(ctx, FDS(2));
     finish(job, 5);
@@ -380,12 +380,12 @@ CASE(two_jobs_may_share_a_context, EVERYWHERE,
     CHECK(one != two);
     CHECK(ASYNC_get_wait_ctx(one) == ctx && ASYNC_get_wait_ctx(two) == ctx);
     set(ctx, &key_a, 1);
-    resume_until_pause(&one);
+    resume_to_pause(one);
     expect_changed(ctx, NONE, NONE);
     set(ctx, &key_b, 2);
     CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &key_a), 1);
     expect_changed(ctx, FDS(2), FDS(1));
-    resume_until_pause(&two);
+    resume_to_pause(two);
     expect_changed(ctx, NONE, NONE);
     expect_all(ctx, FDS(2));
     finish(one, 5);
@@ -504,7 +504,7 @@ CASE(hundreds_of_fds_keep_order_and_marks, EVERYWHERE,
             else if (at > 0)
                 model[at - 1].del = 1;
         } else {
-            resume_until_pause(&job);
+            resume_to_pause(job);
             model_resume();
         }
         at = model_find(key);

@@ -274,7 +274,7 @@ CASE(a_paused_job_survives_its_context, OURS,
     ASYNC_WAIT_CTX_free(ctx);
     expect_cleaned(FDS(1));
     CHECK(ASYNC_get_wait_ctx(job) == NULL);
-    resume_until_pause(&job);
+    resume_to_pause(job);
     CHECK(ASYNC_get_wait_ctx(job) == NULL);
     finish(job, 5);
 }
@@ -293,7 +293,7 @@ CASE(an_orphan_leaves_new_contexts_alone, OURS,
         set(fresh[i], &key_a, i);
     }
     CHECK(ASYNC_get_wait_ctx(job) == NULL);
-    resume_until_pause(&job);
+    resume_to_pause(job);
     for (int i = 0; i < 16; i++)
         expect_changed(fresh[i], FDS(i), NONE);
     finish(job, 5);

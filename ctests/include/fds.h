@@ -97,15 +97,6 @@ __attribute__((unused)) static ASYNC_WAIT_CTX *current_ctx(void)
     return ASYNC_get_wait_ctx(ASYNC_get_current_job());
 }
 
-/* Resumes a job that pauses again. */
-__attribute__((unused)) static void resume_until_pause(ASYNC_JOB **job)
-{
-    int ret = UNTOUCHED;
-
-    CHECK_INT(resume(job, &ret), ASYNC_PAUSE);
-    CHECK_INT(ret, UNTOUCHED);
-}
-
 /* Resumes a paused job of the context, which clears the added and deleted marks of its entries. */
 __attribute__((unused)) static void clear_marks(ASYNC_WAIT_CTX *ctx)
 {
