@@ -1,10 +1,10 @@
 /*
- * Jobs without file descriptors: the device calls the application back (OpenSSL 3.0).
+ * Jobs without file descriptors: the device calls the application back (OpenSSL 3.0 and later).
  *
  * Two jobs use a device whose ring has room for one request. The first job submits its request
- * and pauses. The second finds the ring full: it says so by ASYNC_STATUS_EAGAIN, pauses, and
- * submits again when it is resumed. The device, when a request is done, calls what the
- * application has put into the wait context; that puts the job onto the ready list.
+ * and pauses. The second job finds the ring full: it sets the status ASYNC_STATUS_EAGAIN, pauses,
+ * and submits again when it is resumed. When a request is done, the device calls the callback that
+ * the application has set in the wait context, which puts the job onto the ready list.
  *
  *     cc -std=gnu11 callback.c -o callback -lrsasync -pthread     (or -lcrypto for -lrsasync)
  */
@@ -19,7 +19,7 @@ struct task {
     int number;
     ASYNC_JOB *job;
     ASYNC_WAIT_CTX *ctx;
-    struct task *next; /* in the list that it is in */
+    struct task *next; /* in ready.tasks or in refused */
 };
 
 struct list {
@@ -30,7 +30,7 @@ static struct {
     pthread_mutex_t mutex;
     pthread_cond_t changed;
     enum { FREE, SUBMITTED, DONE } state; /* of the ring's only slot */
-    int value;                            /* a number, then its square */
+    int value;                            /* the number; its square when DONE */
     ASYNC_callback_fn callback;
     void *callback_arg;
 } device = { .mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
@@ -41,7 +41,7 @@ static struct {
     struct list tasks;
 } ready = { .mutex = PTHREAD_MUTEX_INITIALIZER, .filled = PTHREAD_COND_INITIALIZER };
 
-static struct list refused; /* those that found the ring full; the application's thread only */
+static struct list refused; /* tasks that found the ring full; for the main thread only */
 
 static _Noreturn void die(const char *what)
 {
@@ -78,7 +78,7 @@ static void *run_device(void *arg)
             pthread_cond_wait(&device.changed, &device.mutex);
         device.value *= device.value;
         device.state = DONE;
-        /* Once the lock is free the slot may be used again, so the callback is kept here. */
+        /* After the unlock another request may use the slot, so copy the callback before. */
         ASYNC_callback_fn callback = device.callback;
         void *callback_arg = device.callback_arg;
         pthread_mutex_unlock(&device.mutex);
@@ -88,7 +88,7 @@ static void *run_device(void *arg)
     return arg;
 }
 
-/* 0 if the ring is full. */
+/* Returns 0 if the ring is full. */
 static int submit(int number, ASYNC_callback_fn callback, void *callback_arg)
 {
     pthread_mutex_lock(&device.mutex);
@@ -104,7 +104,7 @@ static int submit(int number, ASYNC_callback_fn callback, void *callback_arg)
     return ok;
 }
 
-/* 0 if the request is not done yet, else its slot is free again. */
+/* Returns 0 if the request is not done yet; otherwise frees its slot. */
 static int collect(int *square)
 {
     pthread_mutex_lock(&device.mutex);
@@ -119,7 +119,7 @@ static int collect(int *square)
 
 /* The job */
 
-/* The status is how a job tells the application why it pauses. */
+/* By its status a job tells the application why it pauses. */
 static void pause_with(ASYNC_WAIT_CTX *ctx, int status)
 {
     if (!ASYNC_WAIT_CTX_set_status(ctx, status) || !ASYNC_pause_job())
@@ -137,7 +137,7 @@ static int square_job(void *args)
         die("ASYNC_WAIT_CTX_get_callback");
     while (!submit(number, callback, callback_arg))
         pause_with(ctx, ASYNC_STATUS_EAGAIN);
-    do { /* that a job is resumed need not mean that its request is done */
+    do { /* a job may also be resumed before its request is done */
         pause_with(ctx, ASYNC_STATUS_OK);
     } while (!collect(&square));
     return square;
@@ -146,8 +146,8 @@ static int square_job(void *args)
 /* The application */
 
 /*
- * The callback. It runs in the device's thread, where the job can't be resumed, and maybe before
- * the job has paused. So it only puts the task onto the list.
+ * The callback. It runs on the device's thread, where the job cannot be resumed, and possibly
+ * before the job has paused. So it only puts the task onto the ready list.
  */
 static int make_ready(void *arg)
 {
@@ -169,7 +169,7 @@ static struct task *wait_for_ready(void)
     return task;
 }
 
-/* Starts or resumes a task's job. 1 if it has finished. */
+/* Starts or resumes a task's job. Returns 1 if the job has finished. */
 static int drive(struct task *task)
 {
     int number = task->number, square;
@@ -182,7 +182,7 @@ static int drive(struct task *task)
     case ASYNC_PAUSE:
         if (ASYNC_WAIT_CTX_get_status(task->ctx) == ASYNC_STATUS_EAGAIN) {
             printf("    paused, the ring is full\n");
-            append(&refused, task); /* nothing was submitted, so no callback will come */
+            append(&refused, task); /* without a request there will be no callback */
         } else {
             printf("    paused, the request is submitted\n");
         }
@@ -203,19 +203,19 @@ int main(void)
         tasks[i] = (struct task){ .number = i + 1, .ctx = ASYNC_WAIT_CTX_new() };
         if (!ASYNC_WAIT_CTX_set_callback(tasks[i].ctx, make_ready, &tasks[i]))
             die("making a wait context");
-        make_ready(&tasks[i]); /* to start */
+        make_ready(&tasks[i]); /* to be started */
     }
     for (int finished = 0; finished < TASKS;) {
         if (!drive(wait_for_ready()))
             continue;
         finished++;
-        while ((task = take_first(&refused)) != NULL) /* there is room in the ring again */
+        while ((task = take_first(&refused)) != NULL) /* the ring has room again */
             make_ready(task);
     }
     if (pthread_join(thread, NULL) != 0)
         die("pthread_join");
     for (int i = 0; i < TASKS; i++)
         ASYNC_WAIT_CTX_free(tasks[i].ctx);
-    ASYNC_cleanup_thread(); /* finished jobs are kept for later ones; free them */
+    ASYNC_cleanup_thread(); /* free the finished jobs, which are kept for reuse */
     return EXIT_SUCCESS;
 }

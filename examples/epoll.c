@@ -1,10 +1,10 @@
 /*
- * An event loop that drives a thousand jobs by epoll.
+ * An event loop that runs a thousand jobs with epoll.
  *
- * Each job makes a checksum in three steps. Every step is done by one of four worker threads,
- * which signals an eventfd that the job has put into its wait context; meanwhile the job is
- * paused. ASYNC_WAIT_CTX_get_changed_fds() tells the loop what to add to epoll and what to
- * remove. At most 256 jobs are in flight; the others are started as those finish.
+ * Each job computes a checksum in three steps. One of four worker threads does a step while the
+ * job is paused, and then signals the eventfd that the job has put into its wait context.
+ * ASYNC_WAIT_CTX_get_changed_fds() gives the descriptors to add to epoll and to remove. At most
+ * 256 jobs are in flight; when one finishes, the next is started.
  *
  *     cc -std=gnu11 epoll.c -o epoll -lrsasync -pthread     (or -lcrypto for -lrsasync)
  */
@@ -18,14 +18,21 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-enum { JOBS = 1000, IN_FLIGHT = 256, WORKERS = 4, STEPS = 3, CHUNK = 500, EVENTS = 64 };
+enum {
+    JOBS = 1000,
+    IN_FLIGHT = 256,
+    WORKERS = 4,
+    STEPS = 3,
+    CHUNK = 500, /* bytes for a step */
+    EVENTS = 64  /* for one epoll_wait() */
+};
 
-/* What a job uses to talk to the workers. Channels are lent to one job after another. */
+/* A job's request to the workers, and their answer. Each channel serves one job after another. */
 struct channel {
-    int eventfd;
-    const uint8_t *chunk; /* the request: */
-    uint32_t sum;         /* in: the checksum so far, out: with the chunk */
-    struct channel *next; /* in the queue, or among the free ones */
+    int eventfd;          /* readable when the answer is there */
+    const uint8_t *chunk; /* the request */
+    uint32_t sum;         /* request: the checksum so far; answer: the checksum with the chunk */
+    struct channel *next; /* in the queue, or in free_channels */
 };
 
 struct task {
@@ -38,7 +45,7 @@ struct task {
 struct loop {
     int epoll;
     size_t started, finished, pauses;
-    size_t most; /* in flight at once */
+    size_t most_in_flight;
     uint64_t sum;
 };
 
@@ -49,8 +56,9 @@ static struct {
     int closed;
 } queue = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, &queue.first, 0 };
 
-static struct channel channels[IN_FLIGHT], *free_channels; /* the loop's thread only */
-static const char channel_key;
+static struct channel channels[IN_FLIGHT];
+static struct channel *free_channels; /* for the loop's thread only */
+static const char channel_key;        /* its address is the key in the wait contexts */
 
 static _Noreturn void die(const char *what)
 {
@@ -58,7 +66,7 @@ static _Noreturn void die(const char *what)
     exit(EXIT_FAILURE);
 }
 
-/* Adler-32, which can be made in steps: each goes on from the sum of the one before. */
+/* Adler-32, which can be computed in steps: each continues the sum of the one before. */
 static uint32_t checksum(uint32_t sum, const uint8_t *data, size_t size)
 {
     uint32_t a = sum & 0xffff, b = sum >> 16;
@@ -82,7 +90,7 @@ static void submit(struct channel *channel)
     pthread_mutex_unlock(&queue.mutex);
 }
 
-/* Waits for a request; NULL when there will be no more. */
+/* Waits for a request. Returns NULL when the queue is closed. */
 static struct channel *take(void)
 {
     struct channel *channel;
@@ -103,7 +111,7 @@ static void *work(void *arg)
 
     while ((channel = take()) != NULL) {
         channel->sum = checksum(channel->sum, channel->chunk, CHUNK);
-        /* From here on the channel is the job's again; this also orders the memory accesses. */
+        /* Gives the channel back to the job. The system call also orders the memory accesses. */
         if (eventfd_write(channel->eventfd, 1) != 0)
             die("eventfd_write");
     }
@@ -120,7 +128,7 @@ static void close_queue(void)
 
 /* The jobs */
 
-/* Has a worker do one step, and pauses the job until it is done. */
+/* Submits one step to the workers, and pauses the job until it is done. */
 static uint32_t request(struct channel *channel, uint32_t sum, const uint8_t *chunk)
 {
     eventfd_t count;
@@ -128,7 +136,7 @@ static uint32_t request(struct channel *channel, uint32_t sum, const uint8_t *ch
     channel->sum = sum;
     channel->chunk = chunk;
     submit(channel);
-    do { /* that a job is resumed need not mean that its own request is done: look */
+    do { /* a job may also be resumed before its own request is done */
         if (!ASYNC_pause_job())
             die("ASYNC_pause_job");
     } while (eventfd_read(channel->eventfd, &count) != 0);
@@ -141,7 +149,7 @@ static int checksum_job(void *args)
     ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(ASYNC_get_current_job());
     struct channel *channel = free_channels;
 
-    free_channels = channel->next; /* there is one for each job in flight */
+    free_channels = channel->next; /* never NULL: each job in flight has one */
     /* No cleanup routine: the descriptor outlives the wait context. */
     if (!ASYNC_WAIT_CTX_set_wait_fd(ctx, &channel_key, channel->eventfd, channel, NULL))
         return 0;
@@ -150,7 +158,7 @@ static int checksum_job(void *args)
     for (size_t step = 0; step < STEPS; step++)
         task->sum = request(channel, task->sum, task->data + step * CHUNK);
 
-    /* So the loop will take the descriptor out of epoll before another job gets the channel. */
+    /* The loop removes the descriptor from epoll when this job returns, before the next starts. */
     if (!ASYNC_WAIT_CTX_clear_fd(ctx, &channel_key))
         return 0;
     channel->next = free_channels;
@@ -160,14 +168,14 @@ static int checksum_job(void *args)
 
 /* The event loop */
 
-/* What a job has put into its wait context and taken out since it was last resumed. */
+/* Adds to epoll, and removes, what the job has added to and cleared from its wait context. */
 static void update_epoll(struct loop *loop, struct task *task)
 {
     struct epoll_event event = { .events = EPOLLIN, .data.ptr = task };
     OSSL_ASYNC_FD added, removed;
     size_t adds, removes;
 
-    /* Without lists it counts. These jobs never have more than one of each. */
+    /* With NULL for the lists the call only counts. These jobs change at most one of each. */
     if (!ASYNC_WAIT_CTX_get_changed_fds(task->ctx, NULL, &adds, NULL, &removes)
             || adds > 1 || removes > 1
             || !ASYNC_WAIT_CTX_get_changed_fds(task->ctx, &added, &adds, &removed, &removes))
@@ -178,7 +186,7 @@ static void update_epoll(struct loop *loop, struct task *task)
         die("EPOLL_CTL_ADD");
 }
 
-/* Starts or resumes a task's job. 0 if it can't be started now. */
+/* Starts or resumes a task's job. Returns 0 if no job can be started now. */
 static int drive(struct loop *loop, struct task *task)
 {
     int ok;
@@ -207,15 +215,15 @@ static void run(struct loop *loop, struct task *tasks)
     struct epoll_event events[EVENTS];
 
     while (loop->finished < JOBS) {
-        /* Until all are started, or ASYNC_NO_JOBS says that enough are in flight. */
+        /* Start jobs until all are started, or ASYNC_NO_JOBS: IN_FLIGHT is the limit. */
         while (loop->started < JOBS && drive(loop, &tasks[loop->started]))
             loop->started++;
 
         size_t in_flight = loop->started - loop->finished;
         if (in_flight == 0)
             die("starting even one job");
-        if (in_flight > loop->most)
-            loop->most = in_flight;
+        if (in_flight > loop->most_in_flight)
+            loop->most_in_flight = in_flight;
 
         int count = epoll_wait(loop->epoll, events, EVENTS, -1);
         if (count < 0 && errno != EINTR)
@@ -240,7 +248,7 @@ static void set_up(struct loop *loop, struct task *tasks, const uint8_t *data)
         if ((tasks[i].ctx = ASYNC_WAIT_CTX_new()) == NULL)
             die("ASYNC_WAIT_CTX_new");
     }
-    /* The limit, and how many of the jobs are made at once: the rest when they are wanted. */
+    /* The limit, and how many jobs are made in advance; the others are made when needed. */
     if (!ASYNC_init_thread(IN_FLIGHT, IN_FLIGHT / 4))
         die("ASYNC_init_thread");
 }
@@ -281,7 +289,7 @@ int main(void)
             die("pthread_join");
     tear_down(&loop, tasks);
 
-    printf("jobs      %zu, at most %zu in flight\n", loop.finished, loop.most);
+    printf("jobs      %zu, at most %zu in flight\n", loop.finished, loop.most_in_flight);
     printf("pauses    %zu\n", loop.pauses);
     printf("sum       %llu\n", (unsigned long long)loop.sum);
     printf("expected  %llu\n", (unsigned long long)expected);

@@ -1,9 +1,9 @@
 /*
  * One job that waits for a pipe, and a main() that waits for the job.
  *
- * The job starts an operation in a thread, puts the read end of a pipe into its wait context
- * and pauses. main() polls what is in the wait context, resumes the job when that is readable,
- * and gets its answer.
+ * The job starts an operation on a thread, puts the read end of a pipe into its wait context and
+ * pauses. main() polls the descriptor in the wait context, resumes the job when it is readable,
+ * and gets the job's result.
  *
  *     cc -std=gnu11 pipe.c -o pipe -lrsasync -pthread     (or -lcrypto for -lrsasync)
  */
@@ -23,7 +23,7 @@ struct operation {
     int write_end;
 };
 
-static const char pipe_key;
+static const char pipe_key; /* its address is the key in the wait context */
 
 static _Noreturn void die(const char *what)
 {
@@ -31,7 +31,7 @@ static _Noreturn void die(const char *what)
     exit(EXIT_FAILURE);
 }
 
-/* The slow operation, in a thread. Writing the product also makes the pipe readable. */
+/* The slow operation, on a thread of its own. The write makes the pipe readable. */
 static void *multiply(void *arg)
 {
     const struct operation *op = arg;
@@ -42,7 +42,7 @@ static void *multiply(void *arg)
     return NULL;
 }
 
-/* The wait context only lends the descriptor; this is called when the context is freed. */
+/* Called when the wait context is freed, which does not close its descriptors itself. */
 static void close_read_end(ASYNC_WAIT_CTX *ctx, const void *key, OSSL_ASYNC_FD fd, void *data)
 {
     (void)ctx, (void)key, (void)data;
@@ -54,8 +54,8 @@ static void close_read_end(ASYNC_WAIT_CTX *ctx, const void *key, OSSL_ASYNC_FD f
 static int multiply_job(void *args)
 {
     const struct factors *factors = args;
-    struct operation op = { .in = *factors }; /* the job's stack stays while it is paused */
-    /* Code deep in a job finds the wait context by itself: nobody has to hand it down. */
+    struct operation op = { .in = *factors }; /* the job's stack is kept while it is paused */
+    /* Any function that a job calls can get the wait context so, without a parameter. */
     ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(ASYNC_get_current_job());
     pthread_t thread;
     int ends[2], product;
@@ -63,7 +63,7 @@ static int multiply_job(void *args)
     if (ctx == NULL || pipe(ends) != 0)
         die("pipe");
     op.write_end = ends[1];
-    /* The key is for finding the descriptor again; any address of one's own will do. */
+    /* The key finds the descriptor again; it is any address that nobody else uses as a key. */
     if (!ASYNC_WAIT_CTX_set_wait_fd(ctx, &pipe_key, ends[0], NULL, close_read_end))
         die("ASYNC_WAIT_CTX_set_wait_fd");
     if (pthread_create(&thread, NULL, multiply, &op) != 0)
@@ -86,7 +86,7 @@ static void wait_until_readable(ASYNC_WAIT_CTX *ctx)
     OSSL_ASYNC_FD fd;
     size_t count;
 
-    /* NULL only counts. A context can have many descriptors; ours must have just the one. */
+    /* With NULL the call only counts. This context has one descriptor; others may have more. */
     if (!ASYNC_WAIT_CTX_get_all_fds(ctx, NULL, &count) || count != 1
             || !ASYNC_WAIT_CTX_get_all_fds(ctx, &fd, &count))
         die("ASYNC_WAIT_CTX_get_all_fds");
@@ -100,7 +100,7 @@ static void wait_until_readable(ASYNC_WAIT_CTX *ctx)
 int main(void)
 {
     struct factors factors = { 6, 7 };
-    ASYNC_JOB *job = NULL; /* NULL: ASYNC_start_job() starts a job; else it resumes this one */
+    ASYNC_JOB *job = NULL; /* NULL: ASYNC_start_job() starts a job; otherwise it resumes this one */
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     int product, running = 1;
 
@@ -108,22 +108,22 @@ int main(void)
         die("ASYNC_WAIT_CTX_new");
     while (running) {
         switch (ASYNC_start_job(&job, ctx, &product, multiply_job, &factors, sizeof(factors))) {
-        case ASYNC_PAUSE: /* job is its handle now */
+        case ASYNC_PAUSE: /* `job` is the job's handle now */
             printf("main: the job has paused\n");
             factors = (struct factors){ 0, 0 }; /* the job has a copy */
             wait_until_readable(ctx);
             break;
-        case ASYNC_FINISH: /* job is NULL again, product what multiply_job() returned */
+        case ASYNC_FINISH: /* `job` is NULL again, `product` is the result of multiply_job() */
             printf("main: the job has finished with %d\n", product);
             running = 0;
             break;
-        case ASYNC_NO_JOBS: /* too many at once; one could try again when another finishes */
+        case ASYNC_NO_JOBS: /* limit reached, or no memory; try again when another job ends */
             die("getting a job");
-        case ASYNC_ERR: /* the call was wrong; OpenSSL's error queue tells why */
+        case ASYNC_ERR: /* the call was refused; OpenSSL's error queue has the reason */
             die("ASYNC_start_job");
         }
     }
     ASYNC_WAIT_CTX_free(ctx);
-    ASYNC_cleanup_thread(); /* finished jobs are kept for later ones; free them */
+    ASYNC_cleanup_thread(); /* free the finished job, which is kept for reuse */
     return EXIT_SUCCESS;
 }

@@ -1,8 +1,9 @@
-/* Callbacks: the way to learn of a job's progress without an fd, and the status beside it. */
-#include "check.h"
+/*
+ * callbacks.c: a wait context keeps a callback and a status, by which an engine tells an
+ * application without an fd which job to resume. The library itself calls no callback.
+ */
+#include "threads.h"
 #include <limits.h>
-#include <pthread.h>
-#include <semaphore.h>
 
 static int called, other_called, data_a, data_b;
 
@@ -38,26 +39,8 @@ static void expect_no_callback(ASYNC_WAIT_CTX *ctx)
     CHECK(arg == &data_a);
 }
 
-static int pausing_job(void *arg)
-{
-    (void)arg;
-    CHECK_INT(ASYNC_pause_job(), 1);
-    return 5;
-}
-
-/* Starts a job of this context, pauses it, resumes it and lets it end. */
-static void run_a_job(ASYNC_WAIT_CTX *ctx)
-{
-    ASYNC_JOB *job = NULL;
-    int ret = 0;
-
-    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, pausing_job, NULL, 0), ASYNC_PAUSE);
-    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, pausing_job, NULL, 0), ASYNC_FINISH);
-    CHECK_INT(ret, 5);
-}
-
 CASE(a_new_context_has_no_callback, SINCE_3_0,
-     "get_callback gives 0 where none was set, and does not touch its outputs")
+     "get_callback gives 0 if no callback was set, and does not touch its outputs")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
 
@@ -66,7 +49,7 @@ CASE(a_new_context_has_no_callback, SINCE_3_0,
 }
 
 CASE(get_callback_gives_what_was_set_last, SINCE_3_0,
-     "get_callback gives the function and the argument that were set last, together")
+     "get_callback gives the function and the argument of the last set_callback")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
 
@@ -80,8 +63,8 @@ CASE(get_callback_gives_what_was_set_last, SINCE_3_0,
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(a_null_callback_is_none, SINCE_3_0,
-     "setting a NULL callback succeeds and takes the callback away, whatever its argument")
+CASE(a_null_callback_removes_the_callback, SINCE_3_0,
+     "set_callback with a NULL function is 1 and removes the callback, whatever the argument")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
 
@@ -106,7 +89,7 @@ CASE(status_is_0_at_first, SINCE_3_0, "a new context's status is 0: callbacks un
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
 
     CHECK_INT(ASYNC_WAIT_CTX_get_status(ctx), ASYNC_STATUS_UNSUPPORTED);
-    /* Also in memory that another context had before. */
+    /* The new context may get the memory of a freed one. */
     CHECK_INT(ASYNC_WAIT_CTX_set_status(ctx, 3), 1);
     CHECK_INT(ASYNC_WAIT_CTX_set_callback(ctx, count_call, &data_a), 1);
     ASYNC_WAIT_CTX_free(ctx);
@@ -129,7 +112,7 @@ CASE(status_may_be_any_int, SINCE_3_0, "set_status takes any int, get_status giv
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(each_context_has_its_own, SINCE_3_0, "callback and status belong to one context")
+CASE(each_context_has_its_own, SINCE_3_0, "each context has its own callback and status")
 {
     ASYNC_WAIT_CTX *one = ASYNC_WAIT_CTX_new(), *two = ASYNC_WAIT_CTX_new();
 
@@ -155,14 +138,15 @@ CASE(callback_and_status_outlast_jobs, SINCE_3_0,
     CHECK_INT(ASYNC_WAIT_CTX_set_callback(ctx, count_call, &data_a), 1);
     CHECK_INT(ASYNC_WAIT_CTX_set_status(ctx, ASYNC_STATUS_EAGAIN), 1);
     for (int i = 0; i < 3; i++)
-        run_a_job(ctx);
+        run_a_job(ctx, 5);
     expect_callback(ctx, count_call, &data_a);
     CHECK_INT(ASYNC_WAIT_CTX_get_status(ctx), ASYNC_STATUS_EAGAIN);
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-CASE(callbacks_and_fds_do_not_meet, SINCE_3_0,
-     "setting a callback or a status changes no fds and no marks, and the other way round")
+CASE(callbacks_and_fds_are_independent, SINCE_3_0,
+     "setting a callback or a status changes no fds and no marks; clearing an fd changes neither "
+     "callback nor status")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     static int key;
@@ -187,7 +171,7 @@ CASE(callbacks_and_fds_do_not_meet, SINCE_3_0,
 }
 
 CASE(the_library_calls_no_callback, SINCE_3_0,
-     "the callback is for the engine to call: no call of this API does")
+     "only engines call the callback: no function of this API does")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     static int key;
@@ -196,7 +180,7 @@ CASE(the_library_calls_no_callback, SINCE_3_0,
     for (int status = 0; status < 4; status++) {
         CHECK_INT(ASYNC_WAIT_CTX_set_status(ctx, status), 1);
         CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &key, 3, NULL, NULL), 1);
-        run_a_job(ctx);
+        run_a_job(ctx, 5);
         CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &key), 1);
     }
     CHECK_INT(ASYNC_WAIT_CTX_set_callback(ctx, count_other_call, &data_a), 1);
@@ -221,7 +205,7 @@ CASE(a_null_context_has_no_callback_and_no_status, OURS,
 
 /* libcrypto crashes. */
 CASE(get_callback_needs_its_outputs, OURS,
-     "get_callback gives 0 when a place for an output is NULL, and does not touch the other")
+     "get_callback gives 0 if either output is NULL, and does not touch the other one")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_callback_fn callback = count_call;
@@ -236,23 +220,24 @@ CASE(get_callback_needs_its_outputs, OURS,
 }
 
 /*
- * From here on: the callback way, as Intel's QAT engine goes it. An "engine" runs
- * in the job. It has a slot for a request; a device thread takes the requests, and
- * tells the application through the callback of the request's context.
+ * From here on callbacks are used as by Intel's QAT engine. The engine's code runs in the job and
+ * submits a request to a device, which is a thread. The device answers it and calls the callback of
+ * the request's context, which tells the application to resume the job.
  */
 #define REQUESTS 32
 
 struct request {
-    ASYNC_WAIT_CTX *ctx; /* whose callback says that the answer is there */
+    ASYNC_WAIT_CTX *ctx; /* its callback reports the answer */
     int question, answer;
 };
 
 static struct request *device_queue[REQUESTS], stop_the_device;
 static sem_t device_work;
+/* Requests submitted, requests taken, and how many more the device accepts. */
 static int device_in, device_out, device_room;
 static pthread_mutex_t device_lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* What the application's callback was called with, in that order. */
+/* The argument of each call of the application's callback, in the order of the calls. */
 static int ready[REQUESTS], n_ready;
 static sem_t app_work;
 
@@ -287,8 +272,7 @@ static void *device(void *arg)
         ASYNC_callback_fn callback;
         void *callback_arg;
 
-        while (sem_wait(&device_work) != 0)
-            CHECK_INT(errno, EINTR);
+        wait_for(&device_work);
         pthread_mutex_lock(&device_lock);
         request = device_queue[device_out++ % REQUESTS];
         pthread_mutex_unlock(&device_lock);
@@ -317,7 +301,7 @@ static void device_end(pthread_t thread)
     sem_destroy(&app_work);
 }
 
-/* The engine's side: square a number, in the job. */
+/* The engine's code, in the job: squares a number. */
 static int engine_square(void *arg)
 {
     struct request request = {ASYNC_get_wait_ctx(ASYNC_get_current_job()), *(int *)arg, -1};
@@ -357,11 +341,10 @@ static int session_run(struct session *session)
                            &session->number, sizeof(session->number));
 }
 
-/* Waits until the callback has been called, and gives the number it was called with. */
+/* Waits for the nth call of the callback, and returns the number that it was called with. */
 static int wait_for_callback(int nth)
 {
-    while (sem_wait(&app_work) != 0)
-        CHECK_INT(errno, EINTR);
+    wait_for(&app_work);
     return ready[nth];
 }
 
@@ -389,7 +372,7 @@ CASE(a_callback_says_which_job_to_resume, SINCE_3_0,
 }
 
 CASE(status_eagain_asks_for_a_resume_without_a_callback, SINCE_3_0,
-     "a job that cannot submit says so by its status, is resumed at will, and then goes on")
+     "a job that cannot submit sets the status EAGAIN, and is resumed without a callback")
 {
     pthread_t thread;
 
@@ -410,8 +393,8 @@ CASE(status_eagain_asks_for_a_resume_without_a_callback, SINCE_3_0,
     device_end(thread);
 }
 
-CASE(status_err_is_there_after_the_end, SINCE_3_0,
-     "the status that a job has set can be read once it has ended")
+CASE(status_outlasts_the_job, SINCE_3_0,
+     "the status that a job has set can be read after the job has finished")
 {
     session_new(&sessions[0], -7);
     CHECK_INT(session_run(&sessions[0]), ASYNC_FINISH);
@@ -446,7 +429,7 @@ static int calls_its_callback(void *arg)
 }
 
 CASE(a_callback_may_use_its_context, SINCE_3_0,
-     "a callback may read and change its context, also when the job itself calls it")
+     "a callback, here called by the job itself, may read and change its context")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;

@@ -1,145 +1,12 @@
-/* errors.c: what a refused call says and where, that it changed nothing, and OPENSSL_cleanup. */
-#include "check.h"
-#include <ctype.h>
-#include <pthread.h>
-#include <sys/mman.h>
+/*
+ * errors.c: refused calls (src/error.rs, src/openssl/error_queue.rs): the error on OpenSSL's queue,
+ * the message of RSASYNC_last_error(), and that nothing else has changed.
+ */
+#include "every_call.h"
+#include "refusals.h"
 #include <sys/resource.h>
-#ifdef WITH_LIBCRYPTO
-# include <openssl/crypto.h>
-# include <openssl/err.h>
-#endif
 
-/*
- * The reasons, as ERR_GET_REASON gives them, and the errors as ERR_print_errors_fp shows them:
- * "THREAD:error:CODE:LIBRARY:FUNCTION:REASON:FILE:LINE:TEXT".
- */
-enum { LIBRARY = 51, POOL_SIZE = 103 };
-#if defined(WITH_LIBCRYPTO) && OPENSSL_VERSION_NUMBER < 0x30000000L
-enum { NO_MEMORY = 65, NOT_NOW = 66, NULL_POINTER = 67 };
-#else
-enum { NO_MEMORY = 786688, NOT_NOW = 786689, NULL_POINTER = 786690 };
-#endif
-
-/* Whether text has the word: "job" is in "job is NULL", not in "ASYNC_start_job". */
-static int names(const char *text, const char *word)
-{
-    size_t len = strlen(word);
-    const char *at;
-
-    for (at = text; (at = strstr(at, word)) != NULL; at++)
-        if ((at == text || (!isalnum((unsigned char)at[-1]) && at[-1] != '_'))
-            && !isalnum((unsigned char)at[len]))
-            return 1;
-    return 0;
-}
-
-#ifdef WITH_LIBCRYPTO
-/* What ERR_print_errors_fp prints, which empties the queue: one error, from its code on. */
-static const char *print_the_error(void)
-{
-    static char printed[1024];
-    FILE *file = fmemopen(printed, sizeof printed, "w");
-    char *error;
-
-    CHECK(file != NULL);
-    ERR_print_errors_fp(file);
-    CHECK_INT(fclose(file), 0);
-    CHECK_INT(ERR_peek_error(), 0);
-    error = strstr(printed, ":error:");
-    CHECK(error != NULL);
-    CHECK(strchr(error, '\n') != NULL && strchr(error, '\n')[1] == '\0');
-    return error;
-}
-
-static const char *name_of(int reason)
-{
-    return reason == POOL_SIZE ? "invalid pool size"
-        : reason == NO_MEMORY ? "malloc failure"
-        : reason == NULL_POINTER ? "passed a null parameter"
-                                 : "called a function you should not call";
-}
-
-/* What ERR_peek_error gives; the libcryptos before 3.0 have numbers for some functions. */
-static unsigned long code_of(int reason, const char *function)
-{
-# if OPENSSL_VERSION_NUMBER < 0x30000000L
-    unsigned long number = strcmp(function, "ASYNC_init_thread") == 0 ? 101
-        : strcmp(function, "ASYNC_start_job") == 0                    ? 105
-        : strcmp(function, "ASYNC_WAIT_CTX_set_wait_fd") == 0         ? 106
-                                                                      : 0;
-
-    return (unsigned long)LIBRARY << 24 | number << 12 | (unsigned long)reason;
-# else
-    (void)function;
-    return (unsigned long)LIBRARY << 23 | (unsigned long)reason;
-# endif
-}
-
-/* The queue holds one error, this one, and ERR_print_errors_fp shows it. Empties the queue. */
-static void check_queue(int reason)
-{
-    unsigned long code = ERR_peek_last_error();
-
-    CHECK_INT(ERR_GET_LIB(code), LIBRARY);
-    CHECK_INT(ERR_GET_REASON(code), reason);
-    CHECK(strstr(print_the_error(), name_of(reason)) != NULL);
-}
-
-static void check_queue_is_empty(void)
-{
-    CHECK_INT(ERR_peek_error(), 0);
-}
-#else
-static void check_queue(int reason)
-{
-    (void)reason;
-}
-
-static void check_queue_is_empty(void)
-{
-}
-#endif
-
-/*
- * The call before, of this function, was refused: one error for this reason, with its code and
- * a text that has the word.
- */
-static void check_refused(int reason, const char *function, const char *word)
-{
-#ifdef WITH_LIBCRYPTO
-    unsigned long code = code_of(reason, function);
-    const char *data = NULL, *printed;
-    char text[256], line[512];
-    int flags = 0;
-
-    CHECK_INT(ERR_peek_error(), code);
-    CHECK_INT(ERR_peek_last_error(), code);
-# if OPENSSL_VERSION_NUMBER < 0x30000000L
-    CHECK_INT(ERR_peek_last_error_line_data(NULL, NULL, &data, &flags), code);
-    /* Where there is no function's number the library's name is printed again. */
-    if (ERR_GET_FUNC(code) == 0)
-        function = "ASYNC routines";
-# else
-    CHECK_INT(ERR_peek_last_error_all(NULL, NULL, NULL, &data, &flags), code);
-# endif
-    CHECK((flags & ERR_TXT_STRING) != 0);
-    CHECK(names(data, word));
-    /* Printing an error takes it off the queue, and its text with it. */
-    snprintf(text, sizeof text, "%s", data);
-    printed = print_the_error();
-    snprintf(line, sizeof line, ":error:%08lX:ASYNC routines:%s:%s:rsasync:0:%s\n", code,
-             function, name_of(reason), text);
-    CHECK_STR(printed, line);
-#else
-    (void)reason;
-    (void)function;
-#endif
-#ifndef ON_LIBCRYPTO
-    CHECK(names(RSASYNC_last_error(), word));
-#endif
-}
-
-static int runs; /* how often a job's function was entered */
+static int runs; /* how often a job's function has been entered */
 
 static int give_5(void *arg)
 {
@@ -156,8 +23,8 @@ static int pause_give_6(void *arg)
     return 6;
 }
 
-/* A job that is paused for the first time; its context is for finish to free. */
-static ASYNC_JOB *paused_job(void)
+/* A new job at its pause, with a wait context for finish_and_free(). */
+static ASYNC_JOB *new_paused_job(void)
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -169,36 +36,19 @@ static ASYNC_JOB *paused_job(void)
     return job;
 }
 
-/* The job can still be resumed, and ends as if nothing had been. */
-static void finish(ASYNC_JOB *job)
-{
-    ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(job);
-    int ret = 77;
-
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    CHECK_INT(ret, 6);
-    CHECK(job == NULL);
-    ASYNC_WAIT_CTX_free(ctx);
-}
-
-/* The pool gives exactly one job: what was refused took none and gave none back twice. */
+/*
+ * With a limit of one, exactly one job can be had: no refusal has lost a job, or put one into the
+ * pool twice.
+ */
 static void check_pool_of_one(void)
 {
-    ASYNC_JOB *job = paused_job(), *second = NULL;
+    ASYNC_JOB *job = new_paused_job(), *second = NULL;
     int ret;
 
     CHECK_INT(ASYNC_start_job(&second, NULL, &ret, give_5, NULL, 0), ASYNC_NO_JOBS);
     CHECK(second == NULL);
-    finish(job);
+    finish_and_free(job, 6);
     ASYNC_cleanup_thread();
-}
-
-static void in_a_thread(void *(*f)(void *), void *arg)
-{
-    pthread_t thread;
-
-    CHECK_INT(pthread_create(&thread, NULL, f, arg), 0);
-    CHECK_INT(pthread_join(thread, NULL), 0);
 }
 
 /* ---- the reasons ---- */
@@ -207,45 +57,46 @@ CASE(init_above_max_is_invalid_pool_size, EVERYWHERE,
      "ASYNC_init_thread(2, 3) is 0, for the reason INVALID_POOL_SIZE")
 {
     CHECK_INT(ASYNC_init_thread(2, 3), 0);
-    check_queue(POOL_SIZE);
+    check_queue(INVALID_POOL_SIZE);
 }
 
 CASE(init_with_max_0_is_invalid_pool_size, EVERYWHERE,
-     "max 0 is no limit for starting, but init jobs are above it")
+     "ASYNC_init_thread(0, 1) is refused too, though a max of 0 sets no limit for starts")
 {
     CHECK_INT(ASYNC_init_thread(0, 1), 0);
-    check_queue(POOL_SIZE);
+    check_queue(INVALID_POOL_SIZE);
 }
 
 #ifdef WITH_LIBCRYPTO
 CASE(the_error_names_the_function, EVERYWHERE | NEEDS_LIBCRYPTO,
-     "the queued error has the name of the function that refused")
+     "The queued error has the name of the function that refused")
 {
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    CHECK_INT(ERR_peek_error(), code_of(POOL_SIZE, "ASYNC_init_thread"));
+    CHECK_INT(ERR_peek_error(), error_code(INVALID_POOL_SIZE, "ASYNC_init_thread"));
     CHECK(strstr(print_the_error(), ":ASYNC_init_thread:") != NULL);
 }
 #endif
 
-/* libcrypto queues no text of its own. */
+/* libcrypto queues no text with its errors. */
 CASE(init_above_max_says_which_argument, OURS,
-     "the text for INVALID_POOL_SIZE names the init size")
+     "The text of INVALID_POOL_SIZE names init, the argument that is wrong")
 {
     CHECK_INT(ASYNC_init_thread(2, 3), 0);
-    check_refused(POOL_SIZE, "ASYNC_init_thread", "init");
+    check_refused(INVALID_POOL_SIZE, "ASYNC_init_thread", "init");
 }
 
 CASE(a_refused_init_keeps_the_pool_in_place, EVERYWHERE,
-     "a refused ASYNC_init_thread leaves the thread's limit as it was")
+     "A refused ASYNC_init_thread leaves the thread's limit as it was")
 {
     CHECK_INT(ASYNC_init_thread(1, 0), 1);
     CHECK_INT(ASYNC_init_thread(5, 6), 0);
-    check_queue(POOL_SIZE);
+    check_queue(INVALID_POOL_SIZE);
     check_pool_of_one();
 }
 
 /* libcrypto dereferences the pointer. */
-CASE(start_without_a_handle_is_refused, OURS, "&job NULL: ASYNC_ERR, and nothing runs")
+CASE(start_without_a_handle_is_refused, OURS,
+     "A start with &job NULL is ASYNC_ERR, and nothing runs")
 {
     int ret = 77;
 
@@ -258,7 +109,8 @@ CASE(start_without_a_handle_is_refused, OURS, "&job NULL: ASYNC_ERR, and nothing
 }
 
 /* libcrypto runs the job and then writes through the pointer. */
-CASE(start_without_ret_is_refused, OURS, "&ret NULL: ASYNC_ERR, and nothing runs")
+CASE(start_without_ret_is_refused, OURS,
+     "A start with &ret NULL is ASYNC_ERR, and nothing runs")
 {
     ASYNC_JOB *job = NULL;
 
@@ -270,8 +122,9 @@ CASE(start_without_ret_is_refused, OURS, "&ret NULL: ASYNC_ERR, and nothing runs
     check_pool_of_one();
 }
 
-/* libcrypto calls it. */
-CASE(start_without_func_is_refused, OURS, "func NULL at a start: ASYNC_ERR, nothing changed")
+/* libcrypto calls the function, and crashes. */
+CASE(start_without_func_is_refused, OURS,
+     "A start with func NULL is ASYNC_ERR, and nothing changes")
 {
     ASYNC_JOB *job = NULL;
     int ret = 77;
@@ -284,29 +137,30 @@ CASE(start_without_func_is_refused, OURS, "func NULL at a start: ASYNC_ERR, noth
     check_pool_of_one();
 }
 
-/* As above: libcrypto writes through the pointer. */
-CASE(resume_without_ret_is_refused, OURS, "&ret NULL at a resume: ASYNC_ERR, the job stays paused")
+/* libcrypto writes through the pointer when the job ends. */
+CASE(resume_without_ret_is_refused, OURS,
+     "A resume with &ret NULL is ASYNC_ERR, and the job stays paused")
 {
-    ASYNC_JOB *job = paused_job(), *same = job;
+    ASYNC_JOB *job = new_paused_job(), *same = job;
 
     CHECK_INT(ASYNC_start_job(&job, NULL, NULL, NULL, NULL, 0), ASYNC_ERR);
     check_refused(NULL_POINTER, "ASYNC_start_job", "ret");
     CHECK(job == same);
     CHECK_INT(runs, 1);
-    finish(job);
+    finish_and_free(job, 6);
     ASYNC_cleanup_thread();
 }
 
-CASE(resume_needs_no_func, EVERYWHERE, "func NULL at a resume is no error: it is not looked at")
+CASE(resume_needs_no_func, EVERYWHERE, "A resume ignores func, which may be NULL")
 {
-    finish(paused_job());
+    finish_and_free(new_paused_job(), 6);
     check_queue_is_empty();
     ASYNC_cleanup_thread();
 }
 
-/* valgrind counts sizes above PTRDIFF_MAX as errors of the program. */
+/* NOT_ON_VALGRIND: it reports an allocation of such a size as an error of the program. */
 CASE(args_that_cannot_be_copied_are_refused, UNTIL_3_2 | NOT_ON_VALGRIND,
-     "no memory for the copy of args: ASYNC_ERR and MALLOC_FAILURE, for sizes that overflow too")
+     "Args that cannot be copied: ASYNC_ERR and MALLOC_FAILURE, for sizes that overflow too")
 {
     static const size_t sizes[] = { (size_t)1 << 62, SIZE_MAX - 4096, SIZE_MAX - 7, SIZE_MAX };
     char args[1] = { 0 };
@@ -327,8 +181,8 @@ CASE(args_that_cannot_be_copied_are_refused, UNTIL_3_2 | NOT_ON_VALGRIND,
     check_pool_of_one();
 }
 
-/* libcrypto queues no text of its own. */
-CASE(args_that_cannot_be_copied_are_named, OURS, "the text for MALLOC_FAILURE names args")
+/* libcrypto queues no text with its errors. */
+CASE(args_that_cannot_be_copied_are_named, OURS, "The text of MALLOC_FAILURE names args")
 {
     ASYNC_JOB *job = NULL;
     char args[1] = { 0 };
@@ -343,7 +197,7 @@ struct block {
     struct block *next;
 };
 
-/* Takes all memory there is below the address-space limit; the list is given back by the caller. */
+/* Allocates until the address-space limit is reached; returns the list of blocks to free. */
 static struct block *take_all_memory(void)
 {
     struct block *all = NULL, *block;
@@ -357,9 +211,9 @@ static struct block *take_all_memory(void)
     return all;
 }
 
-/* The memory of valgrind and of ThreadSanitizer would be limited with the program's. */
+/* Not on valgrind and ThreadSanitizer: the limit would apply to their own memory too. */
 CASE(no_memory_for_an_entry_is_refused, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
-     "set_wait_fd without memory is 0 and MALLOC_FAILURE, and the entries made before stand")
+     "Without memory set_wait_fd is 0 and MALLOC_FAILURE, and keeps the entries made before")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     struct block *taken, *next;
@@ -368,9 +222,9 @@ CASE(no_memory_for_an_entry_is_refused, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSA
     int answer;
 
     CHECK(ctx != NULL);
-    /* Each thread's first error takes memory that libcrypto then keeps. */
+    /* A thread's first error makes libcrypto allocate its error queue: now, before the limit. */
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    check_queue(POOL_SIZE);
+    check_queue(INVALID_POOL_SIZE);
     CHECK_INT(getrlimit(RLIMIT_AS, &limit), 0);
     none = limit;
     none.rlim_cur = 4096;
@@ -387,101 +241,93 @@ CASE(no_memory_for_an_entry_is_refused, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSA
     check_queue(NO_MEMORY);
 #ifndef ON_LIBCRYPTO
     CHECK(RSASYNC_last_error()[0] != '\0');
-    CHECK(!names(RSASYNC_last_error(), "init"));
+    CHECK(!has_word(RSASYNC_last_error(), "init"));
 #endif
     CHECK_INT(ASYNC_WAIT_CTX_get_all_fds(ctx, NULL, &count), 1);
     CHECK_INT(count, made);
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-static void *resume_elsewhere(void *arg)
+/* A resume of the job is ASYNC_ERR for NOT_NOW with this word in the text, and changes nothing. */
+static void check_not_now(ASYNC_JOB *job, const char *word)
 {
-    ASYNC_JOB *job = arg;
+    ASYNC_JOB *handle = job, *current = ASYNC_get_current_job();
     int ret = 77;
 
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_ERR);
-    check_refused(NOT_NOW, "ASYNC_start_job", "thread");
-    CHECK(job == arg);
+    CHECK_INT(ASYNC_start_job(&handle, NULL, &ret, give_5, NULL, 0), ASYNC_ERR);
+    check_refused(NOT_NOW, "ASYNC_start_job", word);
+    CHECK(handle == job);
     CHECK_INT(ret, 77);
+    CHECK(ASYNC_get_current_job() == current);
+}
+
+static void *resume_on_this_thread(void *job)
+{
+    check_not_now(job, "thread");
     return NULL;
 }
 
-/* libcrypto runs the job on the wrong thread's state. */
+/* libcrypto runs the job with the wrong thread's state. */
 CASE(resume_on_another_thread_is_refused, OURS,
-     "resuming a job of another thread is ASYNC_ERR there, on that thread's queue alone")
+     "A resume of another thread's job is ASYNC_ERR, and queued on the resuming thread only")
 {
-    ASYNC_JOB *job = paused_job();
+    ASYNC_JOB *job = new_paused_job();
 
-    in_a_thread(resume_elsewhere, job);
+    on_new_thread(resume_on_this_thread, job);
     check_queue_is_empty();
     CHECK_INT(runs, 1);
-    finish(job);
+    finish_and_free(job, 6);
     ASYNC_cleanup_thread();
 }
 
 static int resume_myself(void *arg)
 {
-    ASYNC_JOB *me = ASYNC_get_current_job(), *handle = me;
-    int ret = 77;
-
     (void)arg;
     runs++;
-    CHECK_INT(ASYNC_start_job(&handle, NULL, &ret, NULL, NULL, 0), ASYNC_ERR);
-    check_refused(NOT_NOW, "ASYNC_start_job", "job");
-    CHECK(handle == me);
-    CHECK_INT(ret, 77);
-    CHECK(ASYNC_get_current_job() == me);
+    check_not_now(ASYNC_get_current_job(), "job");
     CHECK_INT(ASYNC_pause_job(), 1);
     return 6;
 }
 
-/* libcrypto frees the job it stands on. */
+/* libcrypto frees the job on whose stack it runs. */
 CASE(resume_of_the_running_job_is_refused, OURS,
-     "a job that resumes itself gets ASYNC_ERR, and can pause and finish as before")
+     "A job that resumes itself gets ASYNC_ERR, and can pause and finish as before")
 {
     ASYNC_JOB *job = NULL;
     int ret = 77;
 
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, resume_myself, NULL, 0), ASYNC_PAUSE);
-    finish(job);
+    finish_and_free(job, 6);
     CHECK_INT(runs, 1);
     ASYNC_cleanup_thread();
 }
 
+/* The innermost of three nested jobs; its args are the handles of the other two. */
 static int resume_ancestors(void *arg)
 {
-    ASYNC_JOB *me = ASYNC_get_current_job();
+    ASYNC_JOB **handles = arg;
     int i;
 
-    for (i = 0; i < 2; i++) {
-        ASYNC_JOB *ancestor = ((ASYNC_JOB **)arg)[i], *handle = ancestor;
-        int ret = 77;
-
-        CHECK(ancestor != NULL && ancestor != me);
-        CHECK_INT(ASYNC_start_job(&handle, NULL, &ret, NULL, NULL, 0), ASYNC_ERR);
-        check_refused(NOT_NOW, "ASYNC_start_job", "job");
-        CHECK(handle == ancestor);
-        CHECK_INT(ret, 77);
-        CHECK(ASYNC_get_current_job() == me);
-    }
+    for (i = 0; i < 2; i++)
+        check_not_now(handles[i], "job");
     CHECK_INT(ASYNC_pause_job(), 1);
     return 6;
 }
 
-/* The last of three jobs in each other; arg has the handles of the first two. */
+/* The outer two of three nested jobs. Each puts its handle into the array that *arg points to. */
 static int nest(void *arg)
 {
-    ASYNC_JOB **line = *(ASYNC_JOB ***)arg, *me = ASYNC_get_current_job(), *inner = NULL;
-    int second = line[0] != NULL, ret = 77;
+    ASYNC_JOB **handles = *(ASYNC_JOB ***)arg, *me = ASYNC_get_current_job(), *inner = NULL;
+    int second = handles[0] != NULL, ret = 77;
 
-    line[second] = me;
+    handles[second] = me;
     if (second)
-        CHECK_INT(ASYNC_start_job(&inner, NULL, &ret, resume_ancestors, line, 2 * sizeof *line),
-                  ASYNC_PAUSE);
+        CHECK_INT(ASYNC_start_job(&inner, NULL, &ret, resume_ancestors, handles,
+                                  2 * sizeof *handles), ASYNC_PAUSE);
     else
-        CHECK_INT(ASYNC_start_job(&inner, NULL, &ret, nest, arg, sizeof line), ASYNC_PAUSE);
+        CHECK_INT(ASYNC_start_job(&inner, NULL, &ret, nest, arg, sizeof handles), ASYNC_PAUSE);
     CHECK(ASYNC_get_current_job() == me);
-    finish(inner);
+    finish_and_free(inner, 6);
     CHECK(ASYNC_get_current_job() == me);
     CHECK_INT(ASYNC_pause_job(), 1);
     return 6;
@@ -489,39 +335,35 @@ static int nest(void *arg)
 
 /* In libcrypto a job that starts another corrupts the thread's state. */
 CASE(resume_of_an_ancestor_is_refused, OURS,
-     "a job inside jobs cannot resume those it runs in, and all of them end as before")
+     "A nested job cannot resume the jobs around it, and all of them end as before")
 {
-    ASYNC_JOB *line[2] = { NULL, NULL }, **args = line, *job = NULL;
+    ASYNC_JOB *handles[2] = { NULL, NULL }, **args = handles, *job = NULL;
     int ret = 77;
 
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, nest, &args, sizeof args), ASYNC_PAUSE);
-    CHECK(line[0] == job && line[1] != NULL);
-    finish(job);
+    CHECK(handles[0] == job && handles[1] != NULL);
+    finish_and_free(job, 6);
     CHECK(ASYNC_get_current_job() == NULL);
     check_queue_is_empty();
     ASYNC_cleanup_thread();
 }
 
-/* libcrypto gives such a job out a second time. */
+/* libcrypto puts such a job into the pool a second time. */
 CASE(resume_of_a_finished_job_is_refused, OURS,
-     "the stale handle of a job that lies idle in the pool is refused, and the pool is whole")
+     "A resume of a finished, idle job is refused, and the pool holds the job once")
 {
-    ASYNC_JOB *job, *stale;
-    int ret = 77;
+    ASYNC_JOB *job;
 
     CHECK_INT(ASYNC_init_thread(1, 0), 1);
-    job = stale = paused_job();
-    finish(job);
-    CHECK_INT(ASYNC_start_job(&stale, NULL, &ret, give_5, NULL, 0), ASYNC_ERR);
-    check_refused(NOT_NOW, "ASYNC_start_job", "job");
-    CHECK(stale == job);
-    CHECK_INT(ret, 77);
+    job = new_paused_job();
+    finish_and_free(job, 6);
+    check_not_now(job, "job");
     CHECK_INT(runs, 1);
     check_pool_of_one();
 }
 
-/* libcrypto loses the place of a job each time. */
-CASE(a_refused_start_costs_no_job, OURS, "a limit of one is still one after many refusals")
+/* In libcrypto each refusal loses a job of the limit. */
+CASE(a_refused_start_costs_no_job, OURS, "A limit of one is still one after many refusals")
 {
     ASYNC_JOB *job = NULL;
     char args[1] = { 0 };
@@ -544,7 +386,7 @@ CASE(a_refused_start_costs_no_job, OURS, "a limit of one is still one after many
 
 /* libcrypto dereferences the pointer. */
 CASE(calls_without_a_context_are_refused, OURS,
-     "a wait context NULL is 0 from every call that takes one, and outputs are untouched")
+     "Calls with NULL for the wait context return 0 and leave their outputs untouched")
 {
     OSSL_ASYNC_FD fd = 77;
     size_t added = 77, deleted = 77;
@@ -575,7 +417,7 @@ CASE(calls_without_a_context_are_refused, OURS,
 }
 
 CASE(set_callback_without_a_context_is_refused_silently, SINCE_3_0,
-     "the one call that libcrypto refuses without a context, it refuses without an error")
+     "ASYNC_WAIT_CTX_set_callback without a context is 0, and queues nothing, as in libcrypto")
 {
     CHECK_INT(ASYNC_WAIT_CTX_set_callback(NULL, give_5, NULL), 0);
     check_queue_is_empty();
@@ -592,7 +434,7 @@ CASE(free_without_a_context_does_nothing, EVERYWHERE, "ASYNC_WAIT_CTX_free(NULL)
 
 /* libcrypto writes through the pointers. */
 CASE(calls_without_an_output_are_refused, OURS,
-     "an output that may not be NULL: 0, and the other outputs are untouched")
+     "Calls with NULL for a required output return 0 and leave the other outputs untouched")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     OSSL_ASYNC_FD added = 77, deleted = 77;
@@ -619,7 +461,7 @@ CASE(calls_without_an_output_are_refused, OURS,
     CHECK_INT(count, 77);
     CHECK(data == &count);
     CHECK(callback == NULL);
-    /* The context is whole. */
+    /* The context has its entry and its callback. */
     CHECK_INT(ASYNC_WAIT_CTX_get_fd(ctx, ctx, &added, &data), 1);
     CHECK_INT(added, 3);
     CHECK(data == ctx);
@@ -629,7 +471,7 @@ CASE(calls_without_an_output_are_refused, OURS,
 }
 
 CASE(finding_nothing_is_no_error, SINCE_3_0,
-     "0 for a key or a callback that is not there leaves the queue empty")
+     "0 for a key or a callback that does not exist is no refusal: the queue stays empty")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     OSSL_ASYNC_FD fd = 77;
@@ -643,67 +485,33 @@ CASE(finding_nothing_is_no_error, SINCE_3_0,
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-/* ---- what leaves the queue untouched ---- */
+/* ---- what leaves the queue untouched, and whose queue it is ---- */
 
 #ifdef WITH_LIBCRYPTO
-/* One of each call, none refused; job and context are made, used and freed. */
-static void call_everything(void)
-{
-    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
-    ASYNC_JOB *job = NULL, *second = NULL;
-    OSSL_ASYNC_FD fd;
-    size_t count, deleted;
-    ASYNC_callback_fn callback;
-    void *data;
-    int ret;
-
-    CHECK_INT(ASYNC_is_capable(), 1);
-    CHECK_INT(ASYNC_init_thread(1, 1), 1);
-    CHECK_INT(ASYNC_pause_job(), 1);
-    ASYNC_block_pause();
-    ASYNC_unblock_pause();
-    CHECK(ASYNC_get_current_job() == NULL);
-    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, ctx, 3, NULL, NULL), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_get_fd(ctx, ctx, &fd, &data), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_get_all_fds(ctx, NULL, &count), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &count, NULL, &deleted), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, ctx), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_set_callback(ctx, give_5, NULL), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_get_callback(ctx, &callback, &data), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_set_status(ctx, ASYNC_STATUS_OK), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_get_status(ctx), ASYNC_STATUS_OK);
-    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, pause_give_6, &fd, sizeof fd), ASYNC_PAUSE);
-    CHECK(ASYNC_get_wait_ctx(job) == ctx);
-    CHECK_INT(ASYNC_start_job(&second, NULL, &ret, give_5, NULL, 0), ASYNC_NO_JOBS);
-    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    ASYNC_cleanup_thread();
-    ASYNC_WAIT_CTX_free(ctx);
-}
-
 CASE(what_succeeds_queues_nothing, SINCE_3_0 | NEEDS_LIBCRYPTO,
-     "no call that succeeds, and no ASYNC_NO_JOBS, adds an error")
+     "Neither a call that succeeds nor ASYNC_NO_JOBS adds an error")
 {
-    call_everything();
+    make_every_call();
     CHECK_INT(ERR_peek_error(), 0);
 }
 
 CASE(what_succeeds_takes_no_error_away, SINCE_3_0 | NEEDS_LIBCRYPTO,
-     "an error of somebody else stays on the queue, alone, whatever succeeds meanwhile")
+     "Another library's error stays on the queue, alone, whatever calls succeed")
 {
     ERR_put_error(ERR_LIB_USER, 0, 123, "here", 1);
-    call_everything();
+    make_every_call();
     CHECK_INT(ERR_GET_LIB(ERR_peek_last_error()), ERR_LIB_USER);
     CHECK_INT(ERR_GET_REASON(ERR_get_error()), 123);
     CHECK_INT(ERR_peek_error(), 0);
 }
 
 CASE(a_refusal_keeps_the_errors_before_it, EVERYWHERE | NEEDS_LIBCRYPTO,
-     "a refused call adds its error behind those that were there")
+     "A refused call adds its error after those on the queue")
 {
     ERR_put_error(ERR_LIB_USER, 0, 123, "here", 1);
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
     CHECK_INT(ERR_GET_REASON(ERR_get_error()), 123);
-    check_queue(POOL_SIZE);
+    check_queue(INVALID_POOL_SIZE);
 }
 
 static int refused_then_pause(void *arg)
@@ -711,39 +519,39 @@ static int refused_then_pause(void *arg)
     (void)arg;
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
     CHECK_INT(ASYNC_pause_job(), 1);
-    /* The caller has emptied the queue meanwhile: it is the thread's, not the job's. */
+    /* The starter has emptied the queue meanwhile, which is the thread's and not the job's. */
     CHECK_INT(ERR_peek_error(), 0);
     return 6;
 }
 
 CASE(the_queue_is_the_threads, EVERYWHERE | NEEDS_LIBCRYPTO,
-     "an error queued inside a job is there for the caller when the job has paused")
+     "An error queued inside a job is on the starter's queue when the job has paused")
 {
     ASYNC_JOB *job = NULL;
     int ret;
 
     CHECK_INT(ASYNC_start_job(&job, ASYNC_WAIT_CTX_new(), &ret, refused_then_pause, NULL, 0),
               ASYNC_PAUSE);
-    check_queue(POOL_SIZE);
-    finish(job);
+    check_queue(INVALID_POOL_SIZE);
+    finish_and_free(job, 6);
     ASYNC_cleanup_thread();
 }
 
-/* In libcrypto it empties the pool, and the limit is gone with it. */
+/* In libcrypto OPENSSL_thread_stop frees the pool, and with it the limit. */
 CASE(openssl_thread_stop_leaves_the_pool, OURS | NEEDS_LIBCRYPTO,
-     "OPENSSL_thread_stop does not touch the thread's jobs, its limit or its way to the queue")
+     "After OPENSSL_thread_stop the thread has its jobs and its limit, and errors are queued")
 {
     ASYNC_JOB *job, *second = NULL;
     int ret;
 
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
-    job = paused_job();
+    job = new_paused_job();
     OPENSSL_thread_stop();
     CHECK_INT(ASYNC_start_job(&second, NULL, &ret, give_5, NULL, 0), ASYNC_NO_JOBS);
     CHECK_INT(ERR_peek_error(), 0);
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    check_refused(POOL_SIZE, "ASYNC_init_thread", "init");
-    finish(job);
+    check_refused(INVALID_POOL_SIZE, "ASYNC_init_thread", "init");
+    finish_and_free(job, 6);
     check_pool_of_one();
 }
 #endif
@@ -768,14 +576,14 @@ static int start_inside(void *arg)
 
 /* In libcrypto a job that starts another corrupts the thread's state. */
 CASE(a_start_refused_inside_a_job_leaves_that_job, OURS,
-     "a job whose own start is refused, or finds no job, goes on as before")
+     "A job whose own start of a job is refused, or ASYNC_NO_JOBS, goes on as before")
 {
     ASYNC_JOB *job = NULL;
     int ret = 77;
 
     CHECK_INT(ASYNC_init_thread(1, 0), 1);
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, start_inside, NULL, 0), ASYNC_PAUSE);
-    finish(job);
+    finish_and_free(job, 6);
     CHECK_INT(runs, 0);
     check_pool_of_one();
 }
@@ -783,43 +591,43 @@ CASE(a_start_refused_inside_a_job_leaves_that_job, OURS,
 /* ---- RSASYNC_last_error ---- */
 
 #ifndef ON_LIBCRYPTO
-CASE(last_error_is_empty_at_first, OURS, "without a refusal the message is \"\", never NULL")
+CASE(last_error_is_empty_at_first, OURS, "Without a refusal the message is \"\", not NULL")
 {
     CHECK_STR(RSASYNC_last_error(), "");
-    finish(paused_job());
+    finish_and_free(new_paused_job(), 6);
     CHECK_STR(RSASYNC_last_error(), "");
     ASYNC_cleanup_thread();
     CHECK_STR(RSASYNC_last_error(), "");
 }
 
 CASE(no_jobs_has_a_message_and_no_error, OURS,
-     "ASYNC_NO_JOBS gives its reason in RSASYNC_last_error, where the queue has none")
+     "ASYNC_NO_JOBS has its reason in RSASYNC_last_error, and queues no error")
 {
     ASYNC_JOB *job, *second = NULL;
     int ret;
 
     CHECK_INT(ASYNC_init_thread(1, 0), 1);
-    job = paused_job();
+    job = new_paused_job();
     CHECK_INT(ASYNC_start_job(&second, NULL, &ret, give_5, NULL, 0), ASYNC_NO_JOBS);
     CHECK(RSASYNC_last_error()[0] != '\0');
     check_queue_is_empty();
-    finish(job);
+    finish_and_free(job, 6);
     ASYNC_cleanup_thread();
 }
 
 CASE(last_error_is_the_last_one, OURS,
-     "a refusal's message stands over calls that succeed, until the next refusal's")
+     "A refusal's message stays until the next refusal, whatever calls succeed")
 {
     ASYNC_JOB *job = NULL;
     int ret;
 
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    check_refused(POOL_SIZE, "ASYNC_init_thread", "init");
-    finish(paused_job());
-    CHECK(names(RSASYNC_last_error(), "init"));
+    check_refused(INVALID_POOL_SIZE, "ASYNC_init_thread", "init");
+    finish_and_free(new_paused_job(), 6);
+    CHECK(has_word(RSASYNC_last_error(), "init"));
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_ERR);
     check_refused(NULL_POINTER, "ASYNC_start_job", "func");
-    CHECK(!names(RSASYNC_last_error(), "init"));
+    CHECK(!has_word(RSASYNC_last_error(), "init"));
     ASYNC_cleanup_thread();
 }
 
@@ -835,253 +643,12 @@ static void *another_last_error(void *arg)
     return NULL;
 }
 
-CASE(last_error_is_per_thread, OURS, "a thread sees its own last message, and no other's")
+CASE(last_error_is_per_thread, OURS, "A thread sees its own last message only")
 {
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    check_refused(POOL_SIZE, "ASYNC_init_thread", "init");
-    in_a_thread(another_last_error, NULL);
-    CHECK(names(RSASYNC_last_error(), "init"));
-    CHECK(!names(RSASYNC_last_error(), "func"));
-}
-#endif
-
-/* ---- OPENSSL_cleanup ---- */
-
-#ifdef WITH_LIBCRYPTO
-/*
- * In OpenSSL 4 OPENSSL_cleanup only leaves a mark: libcrypto goes on, and is ended by its own
- * destructor, after those of the program and of all that needs it.
- */
-# if OPENSSL_VERSION_NUMBER < 0x40000000L
-static const int cleanup_is_at_once = 1;
-# else
-static const int cleanup_is_at_once = 0;
-# endif
-
-/*
- * Ends libcrypto, then takes the pthread keys it gave back, with values that may not
- * be followed: who still reads a key of libcrypto's faults, who writes one is found out.
- */
-static pthread_key_t taken_keys[512];
-static void *poison;
-
-static void take_keys(void)
-{
-    size_t i;
-
-    poison = mmap(NULL, 1 << 16, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    CHECK(poison != MAP_FAILED);
-    for (i = 0; i < sizeof taken_keys / sizeof *taken_keys; i++) {
-        CHECK_INT(pthread_key_create(&taken_keys[i], NULL), 0);
-        CHECK_INT(pthread_setspecific(taken_keys[i], poison), 0);
-    }
-}
-
-static void end_libcrypto(void)
-{
-    /* Nothing is cleaned up in a libcrypto that was never used. */
-    CHECK_INT(OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CRYPTO_STRINGS, NULL), 1);
-    OPENSSL_cleanup();
-    take_keys();
-}
-
-static void check_taken_keys(void)
-{
-    size_t i;
-
-    for (i = 0; i < sizeof taken_keys / sizeof *taken_keys; i++)
-        CHECK(pthread_getspecific(taken_keys[i]) == poison);
-}
-
-/* The call before was refused; the error was queued, unless libcrypto has ended. */
-static void check_refused_without(int ended, int reason, const char *function, const char *word)
-{
-    if (!ended) {
-        check_refused(reason, function, word);
-        return;
-    }
-# ifndef ON_LIBCRYPTO
-    CHECK(names(RSASYNC_last_error(), word));
-# endif
-    CHECK_INT(ERR_peek_error(), 0);
-}
-
-/* All calls work and refuse as ever, only that no error is queued if libcrypto has ended. */
-static void check_all_works(int ended)
-{
-    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
-    ASYNC_JOB *job = NULL;
-    int ret = 77;
-
-    CHECK(ctx != NULL);
-    call_everything();
-    CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    check_refused_without(ended, POOL_SIZE, "ASYNC_init_thread", "init");
-    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, NULL, NULL, 0), ASYNC_ERR);
-    check_refused_without(ended, NULL_POINTER, "ASYNC_start_job", "func");
-    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, pause_give_6, NULL, 0), ASYNC_PAUSE);
-    finish(job);
-    ASYNC_cleanup_thread();
-}
-
-static void *check_all_works_in_thread(void *arg)
-{
-    (void)arg;
-    check_all_works(cleanup_is_at_once);
-    return NULL;
-}
-
-/* In libcrypto every start is ASYNC_ERR from then on. */
-CASE(all_works_after_openssl_cleanup, OURS | NEEDS_LIBCRYPTO,
-     "after OPENSSL_cleanup jobs start, pause, resume and finish, in this thread and in new ones")
-{
-    call_everything();
-    end_libcrypto();
-    check_all_works(cleanup_is_at_once);
-    check_taken_keys();
-    in_a_thread(check_all_works_in_thread, NULL);
-}
-
-/* As above. */
-CASE(openssl_cleanup_before_the_first_call, OURS | NEEDS_LIBCRYPTO,
-     "a program that has cleaned libcrypto up before its first job can have jobs")
-{
-    end_libcrypto();
-    check_all_works(cleanup_is_at_once);
-    check_taken_keys();
-    in_a_thread(check_all_works_in_thread, NULL);
-}
-
-# if OPENSSL_VERSION_NUMBER >= 0x30000000L
-static int pause_with_own_default(void *arg)
-{
-    OSSL_LIB_CTX *own = *(OSSL_LIB_CTX **)arg;
-
-    CHECK(OSSL_LIB_CTX_set0_default(own) != NULL);
-    CHECK_INT(ASYNC_pause_job(), 1);
-    /* Nobody has tried to give the job its default back. */
-    check_taken_keys();
-    CHECK_INT(ASYNC_pause_job(), 1);
-    return 6;
-}
-
-/* As above. */
-CASE(jobs_paused_across_openssl_cleanup, OURS | NEEDS_LIBCRYPTO,
-     "a job paused before OPENSSL_cleanup, with a default context of its own, can be finished")
-{
-    OSSL_LIB_CTX *own = OSSL_LIB_CTX_new();
-    ASYNC_JOB *plain = paused_job(), *job = NULL, *same;
-    int ret = 77;
-
-    CHECK(own != NULL);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, pause_with_own_default, &own, sizeof own),
-              ASYNC_PAUSE);
-    same = job;
-    OSSL_LIB_CTX_free(own);
-    end_libcrypto();
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_PAUSE);
-    CHECK(job == same);
-    check_taken_keys();
-    finish(job);
-    finish(plain);
-    ASYNC_cleanup_thread();
-    check_taken_keys();
-}
-# endif
-
-static int cleanup_inside(void *arg)
-{
-    (void)arg;
-    end_libcrypto();
-    CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    check_refused_without(cleanup_is_at_once, POOL_SIZE, "ASYNC_init_thread", "init");
-    CHECK_INT(ASYNC_pause_job(), 1);
-    return 6;
-}
-
-/* As above. */
-CASE(openssl_cleanup_inside_a_job, OURS | NEEDS_LIBCRYPTO,
-     "a job that calls OPENSSL_cleanup itself goes on, pauses and finishes")
-{
-    ASYNC_JOB *job = NULL;
-    int ret = 77;
-
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, cleanup_inside, NULL, 0), ASYNC_PAUSE);
-    finish(job);
-    check_taken_keys();
-    check_all_works(cleanup_is_at_once);
-}
-
-static pthread_barrier_t step;
-
-static void *live_across_cleanup(void *arg)
-{
-    ASYNC_JOB *job = paused_job();
-
-    (void)arg;
-    pthread_barrier_wait(&step);
-    pthread_barrier_wait(&step);
-    finish(job);
-    /* The pool is left for the thread's end. */
-    return NULL;
-}
-
-/* As above. */
-CASE(threads_that_end_after_openssl_cleanup, OURS | NEEDS_LIBCRYPTO,
-     "a thread with jobs from before OPENSSL_cleanup finishes them and ends")
-{
-    pthread_t thread;
-
-    CHECK_INT(pthread_barrier_init(&step, NULL, 2), 0);
-    CHECK_INT(pthread_create(&thread, NULL, live_across_cleanup, NULL), 0);
-    pthread_barrier_wait(&step);
-    end_libcrypto();
-    pthread_barrier_wait(&step);
-    CHECK_INT(pthread_join(thread, NULL), 0);
-    CHECK_INT(pthread_barrier_destroy(&step), 0);
-    check_all_works(cleanup_is_at_once);
-    check_taken_keys();
-}
-
-/*
- * stdio's last flush comes after all destructors, libcrypto's too: this writer is the last code
- * of the program, and sees what a destructor sees that runs later than libcrypto's.
- */
-static int to_the_parent[2];
-
-static ssize_t work_at_the_very_end(void *job, const char *text, size_t size)
-{
-    (void)text;
-    take_keys();
-    check_all_works(1);
-    finish(job);
-    check_taken_keys();
-    CHECK(write(to_the_parent[1], "worked", 6) == 6);
-    return (ssize_t)size;
-}
-
-static void write_at_the_very_end(void)
-{
-    cookie_io_functions_t functions = { NULL, work_at_the_very_end, NULL, NULL };
-    FILE *last;
-
-    call_everything();
-    last = fopencookie(paused_job(), "w", functions);
-    CHECK(last != NULL && fputs("something", last) > 0);
-    OPENSSL_cleanup();
-    exit(0);
-}
-
-/* As above. */
-CASE(all_works_when_libcrypto_has_run_its_destructor, OURS | NEEDS_LIBCRYPTO,
-     "a program that has called OPENSSL_cleanup may use jobs to its very end")
-{
-    char said[8] = "";
-
-    CHECK_INT(pipe(to_the_parent), 0);
-    CHECK_INT(check_child(write_at_the_very_end, 0), 0);
-    CHECK_INT(close(to_the_parent[1]), 0);
-    CHECK_INT(read(to_the_parent[0], said, sizeof said), 6);
-    CHECK_STR(said, "worked");
+    check_refused(INVALID_POOL_SIZE, "ASYNC_init_thread", "init");
+    on_new_thread(another_last_error, NULL);
+    CHECK(has_word(RSASYNC_last_error(), "init"));
+    CHECK(!has_word(RSASYNC_last_error(), "func"));
 }
 #endif

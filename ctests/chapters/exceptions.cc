@@ -1,5 +1,6 @@
-// exceptions.cc: C++ exceptions inside jobs.
-#include "check.h"
+// exceptions.cc: C++ exceptions inside jobs, and how they end at the job's outermost frame
+// (src/fibre/fibre.rs, src/job/thread.rs).
+#include "jobs.h"
 #include <csignal>
 #include <exception>
 #include <stdexcept>
@@ -7,7 +8,7 @@
 
 namespace {
 
-// Counts those that live, so that what unwinding forgets is seen.
+// Counts its objects: unwinding that misses a destructor leaves the count too high.
 struct Counted {
     static int alive;
     Counted() { alive++; }
@@ -34,7 +35,7 @@ public:
     {
         return ASYNC_start_job(&job, ctx, &ret, func, &number, sizeof number);
     }
-    int resume() { return ASYNC_start_job(&job, ctx, &ret, nullptr, nullptr, 0); }
+    int resume() { return ::resume(&job, &ret); }
 };
 
 int number_of(void *arg)
@@ -47,21 +48,21 @@ void pause_job()
     CHECK_INT(ASYNC_pause_job(), 1);
 }
 
-void *volatile newest; // what is put there must exist as it is written
+void *volatile kept; // an array whose address is stored here is not optimized away
 
-// Throws over frames in which nothing is to be done.
+// Throws out of frames that have no object to destroy.
 __attribute__((noinline)) void throw_past_arrays(int depth, int number)
 {
     char array[500];
 
-    newest = memset(array, depth, sizeof array);
+    kept = memset(array, depth, sizeof array);
     if (depth == 0)
         throw Error(number);
     throw_past_arrays(depth - 1, number);
-    newest = nullptr;
+    kept = nullptr;
 }
 
-// Throws from some frames below, most with an object to destroy.
+// Throws out of `depth` frames with an object to destroy, and then the frames above.
 __attribute__((noinline)) void dig_and_throw(int depth, int number)
 {
     Counted local;
@@ -72,9 +73,10 @@ __attribute__((noinline)) void dig_and_throw(int depth, int number)
         dig_and_throw(depth - 1, number);
 }
 
-// As code that is built without a sanitizer: it does not say where its frame is. What it
-// calls looks at that memory, and must not find there what frames that are gone have left.
-__attribute__((noinline, no_sanitize_address)) void fill_plainly(int size)
+// Stands for code that is built without a sanitizer, which does not mark its frame's memory in
+// AddressSanitizer's shadow. The instrumented memset() that it calls fails if marks of frames that
+// no longer exist are left there.
+__attribute__((noinline, no_sanitize_address)) void fill_uninstrumented(int size)
 {
     unsigned char array[5000];
 
@@ -89,8 +91,8 @@ int throw_and_catch(void *arg)
     } catch (const Error &e) {
         const std::string what = "error " + std::to_string(e.number);
         CHECK_STR(e.what(), what.c_str());
-        fill_plainly(5000);
-        // Of all that was made the exception alone is left.
+        fill_uninstrumented(5000);
+        // The exception is the only object left.
         CHECK_INT(Counted::alive, 1);
         return e.number;
     }
@@ -100,14 +102,14 @@ int throw_and_catch(void *arg)
 } // namespace
 
 CASE(a_job_can_throw_and_catch, EVERYWHERE,
-     "what func throws and catches, from frames below, arrives with its destructors run")
+     "A job that throws in an inner frame catches the exception, and all destructors have run")
 {
     Job job;
 
     CHECK_INT(job.start(throw_and_catch, 5), ASYNC_FINISH);
     CHECK_INT(job.ret, 5);
     CHECK_INT(Counted::alive, 0);
-    // The same stack again, out of the pool.
+    // The same stack again, from the pool.
     CHECK_INT(job.start(throw_and_catch, 6), ASYNC_FINISH);
     CHECK_INT(job.ret, 6);
     CHECK_INT(Counted::alive, 0);
@@ -133,7 +135,7 @@ int pause_inside_try(void *arg)
 } // namespace
 
 CASE(a_pause_inside_a_try_block, EVERYWHERE,
-     "what is thrown after a pause is caught by the block that was entered before it")
+     "An exception thrown after a pause is caught by a try block entered before the pause")
 {
     Job job;
 
@@ -169,7 +171,7 @@ int pause_inside_catch(void *arg)
 } // namespace
 
 CASE(a_pause_inside_a_catch_block, EVERYWHERE,
-     "an exception caught before a pause is alive after it, and can be thrown again")
+     "An exception caught before a pause exists after it, and can be thrown again")
 {
     Job job;
 
@@ -185,7 +187,7 @@ CASE(a_pause_inside_a_catch_block, EVERYWHERE,
 }
 
 CASE(the_caller_can_throw_meanwhile, EVERYWHERE,
-     "while a job is paused in a catch block its caller throws and catches for itself")
+     "While a job is paused in a catch block, its starter can throw and catch")
 {
     Job job;
 
@@ -208,7 +210,7 @@ CASE(the_caller_can_throw_meanwhile, EVERYWHERE,
 }
 
 CASE(the_caller_may_be_in_a_catch_block, EVERYWHERE,
-     "a job started and finished in a catch block leaves that block's exception as it was")
+     "A job that is started and finished in a catch block leaves that block's exception as it was")
 {
     Job job;
     int caught = 0;
@@ -254,7 +256,7 @@ int pause_while_unwinding(void *arg)
 } // namespace
 
 CASE(a_pause_while_unwinding, EVERYWHERE,
-     "a destructor that an exception runs may pause, and the exception goes on after it")
+     "A destructor that runs during unwinding may pause, and the unwinding goes on after it")
 {
     Job job;
 
@@ -266,10 +268,10 @@ CASE(a_pause_while_unwinding, EVERYWHERE,
     ASYNC_cleanup_thread();
 }
 
-// A thread has one list of the exceptions being handled. Jobs may be in their catch blocks
-// at once as long as the last to enter is the first to leave, here as on libcrypto.
+// The C++ runtime keeps one stack of the exceptions being handled for a thread. So jobs may be in
+// catch blocks at once only if the last to enter leaves first, on rsasync as on libcrypto.
 CASE(jobs_in_catch_blocks_inside_each_other, EVERYWHERE,
-     "of jobs paused in catch blocks, the last to enter leaving first, each has its exception")
+     "Of jobs paused in catch blocks, the last to enter leaving first, each has its exception")
 {
     Job jobs[20];
     const int count = 20;
@@ -289,7 +291,7 @@ CASE(jobs_in_catch_blocks_inside_each_other, EVERYWHERE,
 
 namespace {
 
-// Holds its exception across pauses outside of any catch block.
+// Keeps its exception in an exception_ptr across pauses outside any catch block.
 int hold_exception(void *arg)
 {
     const int number = number_of(arg);
@@ -313,7 +315,7 @@ int hold_exception(void *arg)
 } // namespace
 
 CASE(exceptions_held_across_pauses, EVERYWHERE,
-     "jobs that keep exceptions in exception_ptr may be resumed in any order")
+     "Jobs that keep exceptions in an exception_ptr may be resumed in any order")
 {
     Job jobs[20];
     const int count = 20;
@@ -323,7 +325,7 @@ CASE(exceptions_held_across_pauses, EVERYWHERE,
     CHECK_INT(Counted::alive, 0);
     for (int round = 0; round < 3; round++)
         for (int i = 0; i < count; i++) {
-            // 7 and 20 have no common factor: each round takes each job once.
+            // 7 and 20 are coprime: each round resumes each job once.
             const int j = round % 2 == 0 ? 7 * i % count : count - 1 - i;
 
             CHECK_INT(jobs[j].resume(), round < 2 ? ASYNC_PAUSE : ASYNC_FINISH);
@@ -338,7 +340,7 @@ CASE(exceptions_held_across_pauses, EVERYWHERE,
 
 namespace {
 
-// Each level catches its own after the level below has finished, or paused and finished.
+// Each level throws and catches after the job that it started, one level deeper, has finished.
 int nest(void *arg)
 {
     const int level = number_of(arg);
@@ -361,6 +363,7 @@ int nest(void *arg)
     return -1;
 }
 
+// As nest(), but the inner job runs in the catch block.
 int nest_in_catch(void *arg)
 {
     const int level = number_of(arg);
@@ -385,7 +388,7 @@ int nest_in_catch(void *arg)
 
 // In libcrypto a job that starts another corrupts the thread's state.
 CASE(jobs_inside_jobs_throw_each_their_own, OURS,
-     "nested jobs throw and catch, around and inside each other's blocks")
+     "Nested jobs throw and catch, after each other and inside each other's catch blocks")
 {
     Job job;
 
@@ -403,77 +406,77 @@ CASE(jobs_inside_jobs_throw_each_their_own, OURS,
 
 namespace {
 
-int let_out(void *arg)
+int throw_out_of_func(void *arg)
 {
     pause_job();
     throw Error(number_of(arg));
 }
 
-// The job's caller is ready to catch: the exception is not for it.
-void run_job_that_lets_out()
+// The job's starter has a catch block, which must not get the exception.
+void run_throwing_job()
 {
     Job job;
 
     try {
-        job.start(let_out, 5);
+        job.start(throw_out_of_func, 5);
         job.resume();
     } catch (...) {
     }
 }
 
-int drive_job_that_lets_out(void *)
+int start_throwing_job(void *)
 {
-    run_job_that_lets_out();
+    run_throwing_job();
     return 5;
 }
 
-void run_it_inside_a_job()
+void run_throwing_job_inside_a_job()
 {
     Job job;
 
-    job.start(drive_job_that_lets_out, 0);
+    job.start(start_throwing_job, 0);
 }
 
-// Runs f in a child with a pipe for its stderr; SIGABRT must end it, after a message.
+// Runs f in a child, which must write a message to stderr and end by SIGABRT.
 void check_aborts(void (*f)(void))
 {
-    int pipes[2], status;
-    char piece[512];
-    ssize_t length, all = 0;
+    int ends[2], status; // of a pipe
+    char buffer[512];
+    ssize_t length, message_length = 0;
     pid_t pid;
 
-    CHECK_INT(pipe(pipes), 0);
+    CHECK_INT(pipe(ends), 0);
     pid = fork();
     if (pid == 0) {
-        dup2(pipes[1], 2);
-        close(pipes[0]);
-        close(pipes[1]);
+        dup2(ends[1], 2);
+        close(ends[0]);
+        close(ends[1]);
         f();
         _exit(0);
     }
     CHECK(pid > 0);
-    close(pipes[1]);
-    while ((length = read(pipes[0], piece, sizeof piece)) > 0)
-        all += length;
-    close(pipes[0]);
+    close(ends[1]);
+    while ((length = read(ends[0], buffer, sizeof buffer)) > 0)
+        message_length += length;
+    close(ends[0]);
     CHECK(waitpid(pid, &status, 0) == pid);
     CHECK(WIFSIGNALED(status));
     CHECK_INT(WTERMSIG(status), SIGABRT);
-    CHECK(all > 0);
+    CHECK(message_length > 0);
 }
 
 } // namespace
 
-// valgrind says something itself when a process aborts.
+// NOT_ON_VALGRIND, here and below: it writes a message itself when a process aborts.
 CASE(an_exception_that_leaves_func_ends_the_process, EVERYWHERE | NOT_ON_VALGRIND,
-     "the process aborts with a message, even where the caller would catch")
+     "An exception that leaves func aborts the process with a message, even if the starter catches")
 {
-    check_aborts(run_job_that_lets_out);
+    check_aborts(run_throwing_job);
 }
 
 // In libcrypto a job that starts another corrupts the thread's state.
 CASE(an_exception_does_not_leave_an_inner_job, OURS | NOT_ON_VALGRIND,
-     "the same for a job inside a job: the outer one never sees the exception")
+     "An exception that leaves an inner job's func aborts the process, and the outer gets nothing")
 {
-    check_aborts(run_it_inside_a_job);
+    check_aborts(run_throwing_job_inside_a_job);
 }

@@ -1,21 +1,31 @@
 /*
- * fake_libcrypto.c: a libcrypto that is none, in the program itself: it sees which calls are made into
- * it, and when. It is of a version that nobody knows yet, or keeps its default in a strange way.
- * (What it has of 1.1 is in fake_libcrypto_1_1.c.)
+ * fake_libcrypto.c: which calls the library makes into a libcrypto, and when it makes none. The
+ * program defines a fake libcrypto, which records the calls. Its version is one that the library
+ * does not know, or it keeps the default library context in two pthread keys. (fake_libcrypto_1_1.c
+ * is a fake 1.1.)
  */
-#include "check.h"
-#include <pthread.h>
+#include "jobs.h"
 
 #ifndef WITH_LIBCRYPTO
-static unsigned long version = 5UL << 28;
-static int calls, global, mine, theirs;
-static int lib, reason, marked, texts;
+/* As OpenSSL_version_num() gives it: the major version is in the highest 4 bits. */
+#define VERSION(major) ((unsigned long)(major) << 28)
+static unsigned long version = VERSION(5);
+/* How many calls were made, except those that only add the text of an error. */
+static int calls;
+/* The addresses of three library contexts. */
+static int global, mine, theirs;
+/* The last error, the marks set and not removed, and the texts added. */
+static int lib, reason, marks, texts;
 static const char *function;
-static void (*end)(void);
+/* What the library has registered by OPENSSL_atexit. */
+static void (*exit_handler)(void);
 
-/* Two places: which of them is the default, nobody can tell from outside. */
-static pthread_key_t places[2];
-static int has_places;
+/*
+ * The fake's default context is stored under both keys and read from the second: a stored value
+ * does not show which key holds the default.
+ */
+static pthread_key_t keys[2];
+static int has_keys;
 
 void ERR_new(void)
 {
@@ -40,21 +50,24 @@ void ERR_set_error(int l, int r, const char *format, ...)
 
 int ERR_set_mark(void)
 {
-    marked++;
+    marks++;
     return 1;
 }
 
-/* Where there is no memory for the text, this queues another error, unless that can be undone. */
+/*
+ * Without memory for the text a real libcrypto queues an error of its own here. The library sets a
+ * mark before, so that it can remove that error.
+ */
 void ERR_add_error_data(int count, ...)
 {
     CHECK_INT(count, 1);
-    CHECK_INT(marked, 1);
+    CHECK_INT(marks, 1);
     texts++;
 }
 
 int ERR_pop_to_mark(void)
 {
-    marked--;
+    marks--;
     return 1;
 }
 
@@ -68,12 +81,12 @@ static void *current(void)
 {
     void *set;
 
-    if (!has_places) {
-        has_places = 1;
-        CHECK_INT(pthread_key_create(&places[0], NULL), 0);
-        CHECK_INT(pthread_key_create(&places[1], NULL), 0);
+    if (!has_keys) {
+        has_keys = 1;
+        CHECK_INT(pthread_key_create(&keys[0], NULL), 0);
+        CHECK_INT(pthread_key_create(&keys[1], NULL), 0);
     }
-    set = pthread_getspecific(places[1]);
+    set = pthread_getspecific(keys[1]);
     return set != NULL ? set : &global;
 }
 
@@ -82,12 +95,12 @@ void *OSSL_LIB_CTX_set0_default(void *ctx)
     void *before = current(), *stored = ctx == &global ? NULL : ctx;
 
     calls++;
-    /* A version that nobody knows may look into what it gets. */
-    if (version >> 28 > 4)
+    /* A version that the library does not know may dereference the context that it gets. */
+    if (version >= VERSION(5))
         CHECK(ctx == NULL || ctx == &global || ctx == &mine || ctx == &theirs);
     if (ctx != NULL) {
-        CHECK_INT(pthread_setspecific(places[0], stored), 0);
-        CHECK_INT(pthread_setspecific(places[1], stored), 0);
+        CHECK_INT(pthread_setspecific(keys[0], stored), 0);
+        CHECK_INT(pthread_setspecific(keys[1], stored), 0);
     }
     return before;
 }
@@ -101,14 +114,14 @@ unsigned long OpenSSL_version_num(void)
 int OPENSSL_init_crypto(uint64_t what, const void *settings)
 {
     (void)settings;
-    CHECK_INT(what, 0x100);
+    CHECK_INT(what, 0x100); /* OPENSSL_INIT_ASYNC */
     calls++;
     return 1;
 }
 
 int OPENSSL_atexit(void (*handler)(void))
 {
-    end = handler;
+    exit_handler = handler;
     calls++;
     return 1;
 }
@@ -117,8 +130,8 @@ static int sets_its_default(void *arg)
 {
     (void)arg;
     OSSL_LIB_CTX_set0_default(&theirs);
-    /* As the imitation itself would, by a way of its own. */
-    CHECK_INT(pthread_setspecific(places[1], &mine), 0);
+    /* Changes the default without a call of OSSL_LIB_CTX_set0_default. */
+    CHECK_INT(pthread_setspecific(keys[1], &mine), 0);
     CHECK_INT(ASYNC_pause_job(), 1);
     CHECK(current() == &mine);
     CHECK_INT(ASYNC_pause_job(), 1);
@@ -126,7 +139,7 @@ static int sets_its_default(void *arg)
     return 6;
 }
 
-static void carry_a_default(void)
+static void keep_a_default(void)
 {
     ASYNC_JOB *job = NULL;
     int ret;
@@ -134,55 +147,55 @@ static void carry_a_default(void)
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, sets_its_default, NULL, 0), ASYNC_PAUSE);
     CHECK(current() == &global);
     OSSL_LIB_CTX_set0_default(&theirs);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_PAUSE);
+    CHECK_INT(resume(&job, &ret), ASYNC_PAUSE);
     CHECK(current() == &theirs);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    CHECK_INT(ret, 6);
+    finish(job, 6);
     CHECK(current() == &theirs);
     ASYNC_cleanup_thread();
 }
 
 CASE(a_libcrypto_of_the_program_gets_errors, OURS,
-     "what the program itself has of a libcrypto is found: it is initialised, and gets errors")
+     "a libcrypto in the program itself is found, initialised, and gets errors with their text")
 {
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
     CHECK_INT(lib, 51);
     CHECK_INT(reason, 103);
     CHECK_STR(function, "ASYNC_init_thread");
     CHECK_INT(texts, 1);
-    CHECK_INT(marked, 0);
+    CHECK_INT(marks, 0);
 }
 
-CASE(a_later_version_gets_nothing_to_look_into, OURS,
-     "the default of a version that is not known is carried by the public function, which gets "
-     "no context but the program's own")
+CASE(an_unknown_version_gets_real_contexts_only, OURS,
+     "the default of an unknown version is read and set by the public function, which gets no "
+     "pointers but the program's own contexts")
 {
-    carry_a_default();
+    keep_a_default();
 }
 
-CASE(a_default_in_two_places_is_asked_for, OURS,
-     "where it can't be told which pthread key holds the default, the public function is asked")
+CASE(an_ambiguous_default_is_asked_for, OURS,
+     "where it is unclear which pthread key holds the default, the public function is called")
 {
-    version = 3UL << 28;
-    carry_a_default();
+    version = VERSION(3);
+    keep_a_default();
 }
 
-CASE(no_call_is_made_after_the_end, OURS,
-     "once OPENSSL_cleanup has said so, no call goes into that libcrypto, whatever is refused")
+CASE(no_call_is_made_after_cleanup, OURS,
+     "once OPENSSL_cleanup has called the library's exit handler, no call is made, not even for an "
+     "error")
 {
     ASYNC_JOB *job = NULL, *stale;
     int ret;
 
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, sets_its_default, NULL, 0), ASYNC_PAUSE);
-    CHECK(end != NULL);
-    end();
+    CHECK(exit_handler != NULL);
+    exit_handler();
     calls = 0;
-    pthread_setspecific(places[1], &mine);
+    pthread_setspecific(keys[1], &mine);
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_PAUSE);
+    CHECK_INT(resume(&job, &ret), ASYNC_PAUSE);
     stale = job;
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    CHECK_INT(ASYNC_start_job(&stale, NULL, &ret, NULL, NULL, 0), ASYNC_ERR);
+    finish(job, 6);
+    CHECK_INT(resume(&stale, &ret), ASYNC_ERR);
     CHECK_INT(ASYNC_start_job(NULL, NULL, &ret, NULL, NULL, 0), ASYNC_ERR);
     ASYNC_cleanup_thread();
     CHECK_INT(calls, 0);

@@ -1,7 +1,11 @@
-/* fake_libcrypto_1_1.c: what the program has of a libcrypto is 1.1's, and sees which errors it gets. */
-#include "check.h"
+/*
+ * fake_libcrypto_1_1.c: errors reach a libcrypto 1.1 with the codes of 1.1. The program defines a
+ * fake one, which records them.
+ */
+#include "jobs.h"
 
 #ifndef WITH_LIBCRYPTO
+/* The number of errors, and the codes of the last one. */
 static int errors, lib, function, reason;
 
 void ERR_put_error(int l, int f, int r, const char *file, int line)
@@ -27,7 +31,7 @@ int OPENSSL_atexit(void (*handler)(void))
     return 1;
 }
 
-static void expect(int wanted_function, int wanted_reason)
+static void expect_error(int wanted_function, int wanted_reason)
 {
     CHECK_INT(errors, 1);
     CHECK_INT(lib, 51);
@@ -42,11 +46,11 @@ static int resumes_itself(void *arg)
     int ret;
 
     (void)arg;
-    return ASYNC_start_job(&self, NULL, &ret, NULL, NULL, 0);
+    return resume(&self, &ret);
 }
 
 CASE(errors_of_1_1_have_its_codes, OURS,
-     "under 1.1 an error has the codes of 1.1, for the reason and for the function")
+     "under 1.1 an error has the reason and function codes of 1.1")
 {
     enum {
         MALLOC_FAILURE = 65,
@@ -54,23 +58,24 @@ CASE(errors_of_1_1_have_its_codes, OURS,
         NULL_PARAMETER = 67,
         INVALID_POOL_SIZE = 103
     };
+    enum { INIT_THREAD = 101, START_JOB = 105, SET_WAIT_FD = 106, NO_FUNCTION = 0 };
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
     int ret;
 
     CHECK_INT(ASYNC_init_thread(1, 2), 0);
-    expect(101, INVALID_POOL_SIZE);
+    expect_error(INIT_THREAD, INVALID_POOL_SIZE);
     CHECK_INT(ASYNC_start_job(&job, ctx, &ret, NULL, NULL, 0), ASYNC_ERR);
-    expect(105, NULL_PARAMETER);
+    expect_error(START_JOB, NULL_PARAMETER);
     CHECK_INT(ASYNC_start_job(&job, ctx, &ret, resumes_itself, &ret, SIZE_MAX), ASYNC_ERR);
-    expect(105, MALLOC_FAILURE);
+    expect_error(START_JOB, MALLOC_FAILURE);
     CHECK_INT(ASYNC_start_job(&job, ctx, &ret, resumes_itself, NULL, 0), ASYNC_FINISH);
     CHECK_INT(ret, ASYNC_ERR);
-    expect(105, SHOULD_NOT_HAVE_BEEN_CALLED);
+    expect_error(START_JOB, SHOULD_NOT_HAVE_BEEN_CALLED);
     CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(NULL, ctx, 1, NULL, NULL), 0);
-    expect(106, NULL_PARAMETER);
+    expect_error(SET_WAIT_FD, NULL_PARAMETER);
     CHECK_INT(ASYNC_WAIT_CTX_clear_fd(NULL, ctx), 0);
-    expect(0, NULL_PARAMETER);
+    expect_error(NO_FUNCTION, NULL_PARAMETER);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }

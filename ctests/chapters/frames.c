@@ -1,24 +1,18 @@
-/* frames.c: what goes along a job's frames: longjmp, backtraces, leak checkers, a thread's end. */
-#include "check.h"
+/*
+ * frames.c: what depends on the frames of a job's stack (src/fibre/fibre.rs): longjmp, backtraces,
+ * leak checkers, the end of a process or thread in a job.
+ */
+#include "jobs.h"
 #include <dlfcn.h>
 #include <execinfo.h>
-#include <pthread.h>
 #include <setjmp.h>
 
 #define NOINLINE __attribute__((noinline))
 
-static char trail[8];
-
-static void resume(ASYNC_JOB **job, int want)
-{
-    int ret = -1;
-
-    CHECK_INT(ASYNC_start_job(job, NULL, &ret, NULL, NULL, 0), want);
-    if (want == ASYNC_FINISH)
-        CHECK_INT(ret, 7);
-}
-
-/* Frames with arrays of about 2 KiB, each written and read to its end. */
+/*
+ * Calls itself `depth` times; each frame fills about 2 KiB of arrays, and checks them when the
+ * inner calls are done. The frame of depth `pause_at` pauses. Returns 7.
+ */
 NOINLINE static int fill(int depth, int pause_at)
 {
     unsigned char small[50], large[2000];
@@ -37,10 +31,11 @@ NOINLINE static int fill(int depth, int pause_at)
 }
 
 /*
- * As code that is built without a sanitizer: it does not say where its frame is. What it
- * calls looks at that memory, and must not find there what frames that are gone have left.
+ * Stands for code that is built without a sanitizer, which does not mark its frame's memory in
+ * AddressSanitizer's shadow. The instrumented memset() that it calls fails if marks of frames that
+ * no longer exist are left there.
  */
-NOINLINE __attribute__((no_sanitize_address)) static void fill_plainly(int size)
+NOINLINE __attribute__((no_sanitize_address)) static void fill_uninstrumented(int size)
 {
     unsigned char array[8000];
 
@@ -48,15 +43,16 @@ NOINLINE __attribute__((no_sanitize_address)) static void fill_plainly(int size)
     CHECK_INT(array[size - 1], (unsigned char)size);
 }
 
-/* 1. longjmp over frames of the job's own. */
+/* ---- longjmp over frames of the same job ---- */
 
-static void *volatile newest; /* what is put there must exist as it is written */
+static void *volatile kept; /* an array whose address is stored here is not optimized away */
 
+/* Calls itself `depth` times; the innermost call pauses, if `pause` is set, and jumps to *to. */
 NOINLINE static void dig_and_jump(jmp_buf *to, int depth, int pause)
 {
     char array[1500];
 
-    newest = memset(array, depth, sizeof array);
+    kept = memset(array, depth, sizeof array);
     if (depth > 0)
         dig_and_jump(to, depth - 1, pause);
     else if (pause)
@@ -70,15 +66,15 @@ static int jumps(void *arg)
 {
     jmp_buf back;
     volatile int round = 0;
-    int pause = *(int *)arg, came;
+    int pause = *(int *)arg, jumped;
 
-    /* What was above the frames that are gone must be usable for others. */
+    /* The memory of the frames that longjmp has left must be usable for other frames. */
     while (round < 3) {
-        came = setjmp(back);
-        if (came == 0)
+        jumped = setjmp(back);
+        if (jumped == 0)
             dig_and_jump(&back, 6, pause);
-        CHECK_INT(came, 5);
-        fill_plainly(8000);
+        CHECK_INT(jumped, 5);
+        fill_uninstrumented(8000);
         CHECK_INT(fill(4, pause ? 0 : -1), 7);
         round++;
     }
@@ -86,7 +82,7 @@ static int jumps(void *arg)
 }
 
 CASE(longjmp_inside_a_job, EVERYWHERE,
-     "a job may longjmp over many of its frames; what runs on that memory afterwards is whole")
+     "A job may longjmp out of many of its frames, and use their memory for others afterwards")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -102,7 +98,7 @@ CASE(longjmp_inside_a_job, EVERYWHERE,
 }
 
 CASE(longjmp_over_a_pause, EVERYWHERE,
-     "of several jobs each may longjmp to before its pauses, over frames that paused")
+     "Each of several jobs may longjmp out of frames that have paused")
 {
     enum { JOBS = 5 };
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -113,11 +109,11 @@ CASE(longjmp_over_a_pause, EVERYWHERE,
         CHECK_INT(ASYNC_start_job(&job[i], ctx, &ret, jumps, &pause, sizeof pause), ASYNC_PAUSE);
     for (int round = 1; round < 6; round++)
         for (int i = 0; i < JOBS; i++) {
-            resume(&job[i], ASYNC_PAUSE);
+            resume_to_pause(job[i]);
             CHECK_INT(fill(4, -1), 7);
         }
     for (int i = 0; i < JOBS; i++)
-        resume(&job[i], ASYNC_FINISH);
+        finish(job[i], 7);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
@@ -129,76 +125,81 @@ static int fill_job(void *arg)
 }
 
 CASE(pauses_amid_large_frames, EVERYWHERE,
-     "jobs paused in the midst of frames with arrays, resumed in any order, keep them all")
+     "Jobs that pause amid frames with arrays, and are resumed in any order, keep the arrays")
 {
     enum { JOBS = 7 };
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
-    ASYNC_JOB *job[JOBS] = { NULL };
     int ret = -1;
 
     for (int round = 0; round < 2; round++) {
+        ASYNC_JOB *job[JOBS] = { NULL };
+
         for (int i = 0; i < JOBS; i++)
             CHECK_INT(ASYNC_start_job(&job[i], ctx, &ret, fill_job, NULL, 0), ASYNC_PAUSE);
         for (int i = 0; i < JOBS; i++) {
             CHECK_INT(fill(4, -1), 7);
-            resume(&job[3 * i % JOBS], ASYNC_FINISH);
+            finish(job[3 * i % JOBS], 7);
         }
     }
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
 
-/* 2. Backtraces. */
+/* ---- backtraces ---- */
 
-#define MOST 64
+#define MAX_FRAMES 64
 
-static void *addresses[MOST], *returns_to[3];
+static void *addresses[MAX_FRAMES], *return_address[3]; /* of inner(), middle(), outer() */
 static int n_addresses;
 
 NOINLINE static int inner(int pause)
 {
-    returns_to[0] = __builtin_return_address(0);
+    return_address[0] = __builtin_return_address(0);
     if (pause)
         CHECK_INT(ASYNC_pause_job(), 1);
-    n_addresses = backtrace(addresses, MOST);
+    n_addresses = backtrace(addresses, MAX_FRAMES);
     return 3;
 }
 
 NOINLINE static int middle(int pause)
 {
-    returns_to[1] = __builtin_return_address(0);
+    return_address[1] = __builtin_return_address(0);
     return inner(pause) + 3;
 }
 
 NOINLINE static int outer(void *arg)
 {
-    returns_to[2] = __builtin_return_address(0);
+    return_address[2] = __builtin_return_address(0);
     return middle(*(int *)arg) + 1;
 }
 
-/* The frames of the job, from the one that asked to what called func, and no garbage after. */
+/*
+ * The return addresses of inner(), middle() and outer() follow each other in the backtrace. On
+ * rsasync it ends there: the trampoline, to which outer() returns, is a job's outermost frame.
+ */
 static void check_backtrace(void)
 {
     Dl_info info;
     int i = 0;
 
-    while (i < n_addresses && addresses[i] != returns_to[0])
+    while (i < n_addresses && addresses[i] != return_address[0])
         i++;
-    /* What comes before are frames of backtrace itself, if a tool has put its own in place. */
+    /* An address in inner() comes before; with some tools also one in their own backtrace(). */
     CHECK(i == 1 || i == 2);
     CHECK(i + 3 <= n_addresses && n_addresses <= i + 6);
-    CHECK(addresses[i + 1] == returns_to[1]);
-    CHECK(addresses[i + 2] == returns_to[2]);
+    CHECK(addresses[i + 1] == return_address[1]);
+    CHECK(addresses[i + 2] == return_address[2]);
 #ifndef ON_LIBCRYPTO
     CHECK_INT(n_addresses, i + 3);
 #endif
+    /* Every address is in a loaded object; garbage would not be. */
     for (i = 0; i < n_addresses; i++)
         CHECK(dladdr(addresses[i], &info) != 0);
     n_addresses = 0;
 }
 
 CASE(a_backtrace_ends, EVERYWHERE,
-     "backtrace() in a job gives its frames, fresh, resumed, and out of the pool, and then ends")
+     "backtrace() in a new, a resumed or a reused job gives the job's frames, and then ends")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -208,7 +209,7 @@ CASE(a_backtrace_ends, EVERYWHERE,
         CHECK_INT(ASYNC_start_job(&job, ctx, &ret, outer, &pause, sizeof pause),
                   pause ? ASYNC_PAUSE : ASYNC_FINISH);
         if (pause)
-            resume(&job, ASYNC_FINISH);
+            finish(job, 7);
         check_backtrace();
     }
     ASYNC_WAIT_CTX_free(ctx);
@@ -221,13 +222,13 @@ static int outer_in_a_job(void *arg)
     int ret = -1;
 
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, outer, arg, sizeof(int)), ASYNC_PAUSE);
-    resume(&job, ASYNC_FINISH);
+    finish(job, 7);
     return 7;
 }
 
-/* libcrypto's jobs can't be nested. */
+/* In libcrypto a job that starts another corrupts the thread's state. */
 CASE(a_backtrace_in_a_nested_job_ends, OURS,
-     "backtrace() in a job that a job resumed gives the inner one's frames, and then ends")
+     "backtrace() in a job that a job resumed gives the inner job's frames, and then ends")
 {
     ASYNC_JOB *job = NULL;
     int ret = -1, pause = 1;
@@ -239,13 +240,19 @@ CASE(a_backtrace_in_a_nested_job_ends, OURS,
     ASYNC_cleanup_thread();
 }
 
-/* 3. Memory that only a job knows of. These say something only under a leak checker. */
+/*
+ * ---- memory that only a job points to ----
+ *
+ * These cases leave jobs and memory behind; what they promise is checked by the leak checkers of
+ * valgrind and AddressSanitizer at the end of the process.
+ */
 
 struct message {
     char *text, filler[1200];
 };
 
-static int knows_memory(void *arg)
+/* Pauses with `text` known only to its args, and `mine` only to its frame. */
+static int holds_memory(void *arg)
 {
     struct message *message = arg;
     char *text = message->text, *mine = malloc(50);
@@ -259,58 +266,57 @@ static int knows_memory(void *arg)
     return 7;
 }
 
-/* The text is known to the copy of args, which is on the stack or, if long, on the heap. */
-NOINLINE static ASYNC_JOB *knowing_job(size_t size)
+/* Such a job. Its args are the first `size` bytes of a message: long args are copied to the heap. */
+NOINLINE static ASYNC_JOB *job_holding_memory(size_t size)
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
     struct message message = { malloc(20), "" };
     int ret;
 
-    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, trail, 3, NULL, NULL), 1);
+    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, ctx, 3, NULL, NULL), 1);
     strcpy(message.text, "text");
-    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, knows_memory, &message, size), ASYNC_PAUSE);
+    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, holds_memory, &message, size), ASYNC_PAUSE);
     return job;
 }
 
-static ASYNC_JOB *paused[4];
+static ASYNC_JOB *paused[2];
 
-static int leaves_a_knowing_job(void *arg)
+/* Has the inner job's handle in its args only. */
+static int starts_another_in_its_args(void *arg)
 {
-    *(ASYNC_JOB **)arg = knowing_job(sizeof(struct message));
+    *(ASYNC_JOB **)arg = job_holding_memory(sizeof(struct message));
     CHECK_INT(ASYNC_pause_job(), 1);
     return 7;
 }
 
-static int starts_a_knowing_job(void *arg)
+/* Has the inner job's handle in its frame only. */
+static int starts_another_in_its_frame(void *arg)
 {
-    ASYNC_JOB *inner = knowing_job(sizeof(char *));
+    ASYNC_JOB *inner = job_holding_memory(sizeof(char *));
 
     (void)arg;
     CHECK_INT(ASYNC_pause_job(), 1);
-    resume(&inner, ASYNC_FINISH);
+    finish(inner, 7);
     return 7;
 }
 
 CASE(what_a_paused_job_knows_is_no_leak, EVERYWHERE,
-     "memory known to the frames, the args, or the context of a job paused at the end is no leak")
+     "What only the frames, args or context of a job that is still paused point to is no leak")
 {
-    paused[0] = knowing_job(sizeof(char *));
-    paused[1] = knowing_job(sizeof(struct message));
+    paused[0] = job_holding_memory(sizeof(char *));
+    paused[1] = job_holding_memory(sizeof(struct message));
     CHECK_INT(fill(4, -1), 7);
 }
 
-/* libcrypto's jobs can't be nested. */
+/* In libcrypto a job that starts another corrupts the thread's state. */
 CASE(what_nested_jobs_know_is_no_leak, OURS,
-     "the same for a job that a paused job has started")
+     "What only a job points to that a paused job has started is no leak")
 {
-    ASYNC_JOB **place = &paused[0];
     int ret;
 
-    CHECK_INT(ASYNC_start_job(&paused[1], NULL, &ret, leaves_a_knowing_job, &place,
-                              sizeof place), ASYNC_PAUSE);
-    CHECK_INT(ASYNC_start_job(&paused[2], NULL, &ret, starts_a_knowing_job, NULL, 0),
-              ASYNC_PAUSE);
+    CHECK_INT(start(&paused[0], NULL, &ret, starts_another_in_its_args, NULL), ASYNC_PAUSE);
+    CHECK_INT(start(&paused[1], NULL, &ret, starts_another_in_its_frame, NULL), ASYNC_PAUSE);
     CHECK_INT(fill(4, -1), 7);
 }
 
@@ -331,32 +337,36 @@ static int exits_in_a_job(void *arg)
     return 7;
 }
 
-NOINLINE static void exits_below(int (*func)(void *))
+/* Has memory that only its frame points to when a job of func ends the process. */
+NOINLINE static void start_job_that_exits(int (*func)(void *))
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     char *mine = strdup("mine");
     ASYNC_JOB *job = NULL;
     int ret;
 
-    ASYNC_start_job(&job, ctx, &ret, func, mine, 5);
+    ASYNC_start_job(&job, ctx, &ret, func, mine, strlen(mine) + 1);
     free(mine);
-    check_fail(__FILE__, __LINE__, "the process has ended");
+    CHECK(!"the process ended in the job");
 }
 
 CASE(exit_in_a_job, EVERYWHERE,
-     "a job may call exit; what the frames of its starter know is no leak")
+     "A job may call exit; what only its starter's frames point to is no leak")
 {
-    exits_below(exits);
+    start_job_that_exits(exits);
 }
 
-/* libcrypto's jobs can't be nested. */
+/* In libcrypto a job that starts another corrupts the thread's state. */
 CASE(exit_in_a_nested_job, OURS,
-     "the same for a job in a job")
+     "A nested job may call exit; what only the outer job's frames point to is no leak")
 {
-    exits_below(exits_in_a_job);
+    start_job_that_exits(exits_in_a_job);
 }
 
-/* 4. The end of a thread in a nested job. */
+/* ---- the end of a thread in a nested job ---- */
+
+/* A letter for each handler that has run: inner job, outer job, thread, destructor of the key. */
+static char trail[8];
 
 static void note(void *letter)
 {
@@ -368,7 +378,7 @@ static int ends_the_thread(void *arg)
     unsigned char array[2000];
 
     (void)arg;
-    newest = memset(array, 5, sizeof array);
+    kept = memset(array, 5, sizeof array);
     pthread_cleanup_push(note, "i");
     pthread_exit(NULL);
     pthread_cleanup_pop(0);
@@ -381,17 +391,17 @@ static int ends_the_thread_in_a_job(void *arg)
     ASYNC_JOB *job = NULL;
     int ret;
 
-    newest = memset(array, 5, sizeof array);
+    kept = memset(array, 5, sizeof array);
     pthread_cleanup_push(note, "o");
     ASYNC_start_job(&job, NULL, &ret, ends_the_thread, arg, 1);
     pthread_cleanup_pop(0);
     return array[0];
 }
 
-static void fills(void *arg)
+static void destroy_value(void *arg)
 {
     (void)arg;
-    fill_plainly(8000);
+    fill_uninstrumented(8000);
     note("k");
 }
 
@@ -401,7 +411,7 @@ static void *thread_that_ends(void *key)
     ASYNC_JOB *job = NULL;
     int ret;
 
-    newest = memset(array, 5, sizeof array);
+    kept = memset(array, 5, sizeof array);
     CHECK_INT(pthread_setspecific(*(pthread_key_t *)key, key), 0);
     pthread_cleanup_push(note, "t");
     ASYNC_start_job(&job, NULL, &ret, ends_the_thread_in_a_job, key, 1);
@@ -409,18 +419,19 @@ static void *thread_that_ends(void *key)
     return array[0] == 5 ? key : NULL;
 }
 
-/* libcrypto's jobs can't be nested. ThreadSanitizer allows it on a thread's own stack only. */
+/*
+ * In libcrypto a job that starts another corrupts the thread's state. NOT_ON_TSAN: it supports
+ * pthread_exit on a thread's own stack only.
+ */
 CASE(pthread_exit_in_a_nested_job, OURS | NOT_ON_TSAN,
-     "pthread_exit runs the cleanup handlers of the inner job, the outer one, and the thread")
+     "pthread_exit runs the cleanup handlers of the inner job, the outer job and the thread")
 {
-    pthread_t thread;
     pthread_key_t key;
 
-    CHECK_INT(pthread_key_create(&key, fills), 0);
+    CHECK_INT(pthread_key_create(&key, destroy_value), 0);
     for (int i = 0; i < 3; i++) {
         trail[0] = '\0';
-        CHECK_INT(pthread_create(&thread, NULL, thread_that_ends, &key), 0);
-        CHECK_INT(pthread_join(thread, NULL), 0);
+        on_new_thread(thread_that_ends, &key);
         CHECK_STR(trail, "iotk");
     }
 }

@@ -1,14 +1,15 @@
-/* mem_functions.c: ASYNC_set_mem_functions, a program's own allocator for its jobs' stacks. */
-#include "check.h"
-
+/*
+ * mem_functions.c: ASYNC_set_mem_functions sets a program's own alloc and free for the stacks of
+ * jobs, until the first stack is allocated; ASYNC_get_mem_functions gives those in place.
+ */
+#include "jobs.h"
+#include "process.h"
 #include <alloca.h>
-#include <pthread.h>
 #include <signal.h>
-#ifdef WITH_LIBCRYPTO
-# include <openssl/err.h>
-#endif
 
-enum { ASKED = 32768, KIB = 1024 };
+enum { KIB = 1024 };
+/* What a program's alloc is asked for, as by libcrypto. */
+enum { ASKED_BYTES = 32768 };
 
 static void check_queue_is_empty(void)
 {
@@ -18,33 +19,35 @@ static void check_queue_is_empty(void)
 }
 
 /*
- * The log of the allocators below: what was asked for last, what was given and not yet
- * taken back, how often each was called. One thread at a time uses it.
+ * The record of the allocators below: the size that was asked for last, the stacks allocated and
+ * not yet freed, the number of calls. One thread at a time uses it.
  */
 static size_t asked;
-static void *given[64];
-static int allocs, frees, failing_from = 1 << 30;
+static void *allocated[64];
+static int allocs, frees;
+/* The number of the first allocation that fails, counted from 0. */
+static int failing_from = 1 << 30;
 
-/* Puts what is given in the log. */
-static void *log_alloc(void *stack)
+/* Records the stack as allocated, and returns it. */
+static void *record_alloc(void *stack)
 {
     int i;
 
-    for (i = 0; given[i] != NULL; i++)
+    for (i = 0; allocated[i] != NULL; i++)
         CHECK(i < 63);
     allocs++;
-    return given[i] = stack;
+    return allocated[i] = stack;
 }
 
-/* Takes it out; what was never given, or is taken back twice, is not there. */
-static void log_free(void *stack)
+/* Records the stack as freed. It has to be in the record: no other stack, and none freed twice. */
+static void record_free(void *stack)
 {
     int i;
 
     CHECK(stack != NULL);
-    for (i = 0; given[i] != stack; i++)
+    for (i = 0; allocated[i] != stack; i++)
         CHECK(i < 63);
-    given[i] = NULL;
+    allocated[i] = NULL;
     frees++;
 }
 
@@ -55,10 +58,10 @@ static void check_all_freed(int count)
     CHECK_INT(allocs, count);
     CHECK_INT(frees, count);
     for (i = 0; i < 64; i++)
-        CHECK(given[i] == NULL);
+        CHECK(allocated[i] == NULL);
 }
 
-/* An allocator on malloc, which fails from its failing_from'th call on. */
+/* An allocator of 64 KiB stacks on the heap. */
 static void *heap_alloc(size_t *num)
 {
     void *stack;
@@ -69,16 +72,16 @@ static void *heap_alloc(size_t *num)
     *num = 64 * KIB;
     stack = malloc(*num);
     CHECK(stack != NULL);
-    return log_alloc(stack);
+    return record_alloc(stack);
 }
 
 static void heap_free(void *stack)
 {
-    log_free(stack);
+    record_free(stack);
     free(stack);
 }
 
-static void check_in_place(ASYNC_stack_alloc_fn alloc, ASYNC_stack_free_fn dealloc)
+static void check_functions(ASYNC_stack_alloc_fn alloc, ASYNC_stack_free_fn dealloc)
 {
     ASYNC_stack_alloc_fn alloc_now = NULL;
     ASYNC_stack_free_fn dealloc_now = NULL;
@@ -94,14 +97,7 @@ static int give_5(void *arg)
     return 5;
 }
 
-static int pause_give_6(void *arg)
-{
-    (void)arg;
-    CHECK_INT(ASYNC_pause_job(), 1);
-    return 6;
-}
-
-/* libcrypto cannot resume a job without a wait context; this one serves all. */
+/* libcrypto cannot resume a job without a wait context: this is the context of all jobs. */
 static ASYNC_WAIT_CTX *shared_ctx(void)
 {
     static ASYNC_WAIT_CTX *ctx;
@@ -112,27 +108,15 @@ static ASYNC_WAIT_CTX *shared_ctx(void)
     return ctx;
 }
 
-static ASYNC_JOB *paused_job(void)
+static ASYNC_JOB *start_paused(void)
 {
-    ASYNC_JOB *job = NULL;
-    int ret;
-
-    CHECK_INT(ASYNC_start_job(&job, shared_ctx(), &ret, pause_give_6, NULL, 0), ASYNC_PAUSE);
-    return job;
+    return paused_job(shared_ctx(), 1, 6);
 }
 
-static void finish(ASYNC_JOB *job)
-{
-    int ret = 77;
-
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    CHECK_INT(ret, 6);
-}
-
-/* ---- when they can be set ---- */
+/* ---- when the functions can be set ---- */
 
 CASE(set_before_the_first_stack_is_1, SINCE_3_2,
-     "until the first stack is allocated they can be set, as often as one likes")
+     "the functions can be set any number of times before the first stack is allocated")
 {
     ASYNC_stack_alloc_fn alloc;
     ASYNC_stack_free_fn dealloc;
@@ -140,16 +124,17 @@ CASE(set_before_the_first_stack_is_1, SINCE_3_2,
     ASYNC_get_mem_functions(&alloc, &dealloc);
     CHECK(alloc != NULL && dealloc != NULL && alloc != heap_alloc && dealloc != heap_free);
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 1);
-    check_in_place(heap_alloc, heap_free);
+    check_functions(heap_alloc, heap_free);
     CHECK_INT(ASYNC_set_mem_functions(alloc, dealloc), 1);
-    check_in_place(alloc, dealloc);
+    check_functions(alloc, dealloc);
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 1);
-    check_in_place(heap_alloc, heap_free);
+    check_functions(heap_alloc, heap_free);
     CHECK_INT(allocs, 0);
 }
 
 CASE(calls_without_a_stack_do_not_count, OURS,
-     "a pool without idle jobs, wait contexts and refused starts leave them settable")
+     "a pool without idle jobs, wait contexts and refused starts allocate no stack: after them the "
+     "functions can be set")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -172,37 +157,38 @@ static void *set_in_a_thread(void *arg)
 }
 
 CASE(set_after_the_first_stack_is_0, SINCE_3_2,
-     "after the first stack it is 0 in every thread, changes nothing and queues nothing")
+     "after the first stack is allocated setting them is 0 in every thread, changes nothing and "
+     "queues no error")
 {
     ASYNC_stack_alloc_fn alloc;
     ASYNC_stack_free_fn dealloc;
-    pthread_t thread;
 
     ASYNC_get_mem_functions(&alloc, &dealloc);
-    finish(paused_job());
+    finish(start_paused(), 6);
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 0);
-    check_in_place(alloc, dealloc);
-    CHECK_INT(pthread_create(&thread, NULL, set_in_a_thread, NULL), 0);
-    CHECK_INT(pthread_join(thread, NULL), 0);
-    /* Also when no stack is left. */
+    check_functions(alloc, dealloc);
+    on_new_thread(set_in_a_thread, NULL);
+    /* The same when that stack is freed. */
     ASYNC_cleanup_thread();
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 0);
     CHECK_INT(ASYNC_set_mem_functions(NULL, NULL), 0);
-    check_in_place(alloc, dealloc);
+    check_functions(alloc, dealloc);
     check_queue_is_empty();
-    finish(paused_job());
+    finish(start_paused(), 6);
     CHECK_INT(allocs, 0);
     ASYNC_cleanup_thread();
 }
 
-CASE(an_idle_job_counts, SINCE_3_2, "a stack made for ASYNC_init_thread is a first stack as well")
+CASE(the_stack_of_an_idle_job_is_a_first_stack, SINCE_3_2,
+     "after ASYNC_init_thread has made an idle job the functions cannot be set")
 {
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 0);
     ASYNC_cleanup_thread();
 }
 
-CASE(a_stack_that_failed_counts, OURS, "a first allocation that failed closes the door as well")
+CASE(a_failed_allocation_is_a_first_stack, OURS,
+     "after a first allocation that failed the functions cannot be set")
 {
     ASYNC_JOB *job = NULL;
     int ret;
@@ -214,20 +200,21 @@ CASE(a_stack_that_failed_counts, OURS, "a first allocation that failed closes th
     ASYNC_cleanup_thread();
 }
 
-CASE(null_keeps_the_one_in_place, SINCE_3_2, "NULL for either leaves that one as it is, and is 1")
+CASE(null_keeps_the_one_in_place, SINCE_3_2,
+     "NULL for alloc or free leaves that function as it is; the call is 1")
 {
     ASYNC_stack_alloc_fn alloc;
     ASYNC_stack_free_fn dealloc;
 
     ASYNC_get_mem_functions(&alloc, &dealloc);
     CHECK_INT(ASYNC_set_mem_functions(NULL, NULL), 1);
-    check_in_place(alloc, dealloc);
+    check_functions(alloc, dealloc);
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, NULL), 1);
-    check_in_place(heap_alloc, dealloc);
+    check_functions(heap_alloc, dealloc);
     CHECK_INT(ASYNC_set_mem_functions(NULL, heap_free), 1);
-    check_in_place(heap_alloc, heap_free);
+    check_functions(heap_alloc, heap_free);
     CHECK_INT(ASYNC_set_mem_functions(NULL, NULL), 1);
-    check_in_place(heap_alloc, heap_free);
+    check_functions(heap_alloc, heap_free);
 }
 
 static void *malloc_of(size_t *num)
@@ -235,39 +222,30 @@ static void *malloc_of(size_t *num)
     return malloc(*num);
 }
 
-static int pauses(void *args)
-{
-    return ASYNC_pause_job() == 1 && args == NULL;
-}
-
 static void run_a_job_and_clean_up(void)
 {
-    ASYNC_JOB *job = NULL;
-    int ret = 0;
-
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, pauses, NULL, 0), ASYNC_PAUSE);
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, pauses, NULL, 0), ASYNC_FINISH);
-    CHECK_INT(ret, 1);
+    finish(paused_job(NULL, 1, 6), 6);
     ASYNC_cleanup_thread();
 }
 
-/* libcrypto's default functions are those of malloc, and programs may count on it. */
-CASE(an_alloc_of_malloc_does_alone, OURS,
-     "what a program's own alloc has from malloc is taken back by the default free")
+/* libcrypto's default functions are malloc and free; a program may replace only one of them. */
+CASE(an_alloc_on_malloc_works_with_the_default_free, OURS,
+     "the default free frees a stack that a program's own alloc has from malloc")
 {
     CHECK_INT(ASYNC_set_mem_functions(malloc_of, NULL), 1);
     run_a_job_and_clean_up();
 }
 
-CASE(a_free_of_malloc_does_alone, OURS,
-     "a program's own free that calls free gets memory of malloc from the default alloc")
+CASE(free_works_with_the_default_alloc, OURS,
+     "if only free is the program's own, the default alloc gives memory of malloc, which the C "
+     "library's free can free")
 {
     CHECK_INT(ASYNC_set_mem_functions(NULL, free), 1);
     run_a_job_and_clean_up();
 }
 
 CASE(get_takes_null, SINCE_3_2,
-     "ASYNC_get_mem_functions gives what it is asked for, as libcrypto's")
+     "ASYNC_get_mem_functions fills the outputs that are not NULL")
 {
     ASYNC_stack_alloc_fn alloc = NULL, both_alloc;
     ASYNC_stack_free_fn dealloc = NULL, both_dealloc;
@@ -280,7 +258,7 @@ CASE(get_takes_null, SINCE_3_2,
     CHECK(dealloc == both_dealloc);
 }
 
-/* ---- the defaults ---- */
+/* ---- the default functions ---- */
 
 static void check_default_alloc(size_t size)
 {
@@ -307,51 +285,51 @@ static void check_default_alloc(size_t size)
 }
 
 CASE(the_default_alloc_gives_memory, OURS,
-     "the default gives page-aligned memory, at least as much as asked for, all of it writable")
+     "the default alloc gives page-aligned, writable memory, at least as much as asked for")
 {
     check_default_alloc(10);
-    check_default_alloc(ASKED);
+    check_default_alloc(ASKED_BYTES);
     check_default_alloc(128 * KIB);
     check_default_alloc(1024 * KIB);
 }
 
-static size_t fault_size, fault_below;
+static size_t stack_bytes, offset_below;
 
 static void write_below_a_default_stack(void)
 {
     ASYNC_stack_alloc_fn alloc;
     ASYNC_stack_free_fn dealloc;
     volatile unsigned char *stack;
-    size_t num = fault_size, i;
+    size_t num = stack_bytes, i;
 
     ASYNC_get_mem_functions(&alloc, &dealloc);
-    /* The lowest may have nothing below it: there are others on all sides of the one meant. */
+    /* Other stacks lie below this one in memory, whatever the order: only a guard can fault. */
     for (i = 0; i < 8; i++) {
-        num = fault_size;
+        num = stack_bytes;
         CHECK(alloc(&num) != NULL);
     }
-    num = fault_size;
+    num = stack_bytes;
     stack = alloc(&num);
     for (i = 0; i < 8; i++) {
-        num = fault_size;
+        num = stack_bytes;
         CHECK(alloc(&num) != NULL);
     }
     stack[0] = stack[num - 1] = 1;
-    *(stack - fault_below) = 1;
+    *(stack - offset_below) = 1;
 }
 
-/* valgrind reports the write that is to fault. */
+/* valgrind reports the write as an error. */
 CASE(the_default_alloc_guards_what_it_gives, OURS | NOT_ON_VALGRIND,
-     "a write to any of the 64 KiB below a default stack faults")
+     "a write to the 64 KiB below memory of the default alloc faults")
 {
-    static const size_t sizes[] = { 10, ASKED, 1024 * KIB };
-    static const size_t belows[] = { 1, 4096, 4097, 32 * KIB, 64 * KIB };
+    static const size_t sizes[] = { 10, ASKED_BYTES, 1024 * KIB };
+    static const size_t offsets[] = { 1, 4096, 4097, 32 * KIB, GUARD_BYTES };
     size_t i, j;
 
     for (i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        for (j = 0; j < sizeof belows / sizeof *belows; j++) {
-            fault_size = sizes[i];
-            fault_below = belows[j];
+        for (j = 0; j < sizeof offsets / sizeof *offsets; j++) {
+            stack_bytes = sizes[i];
+            offset_below = offsets[j];
             CHECK_INT(check_child(write_below_a_default_stack, 1), SIGSEGV);
         }
 }
@@ -364,49 +342,50 @@ static void *forward_alloc(size_t *num)
     void *stack = default_alloc(num);
 
     CHECK(stack != NULL);
-    return log_alloc(stack);
+    return record_alloc(stack);
 }
 
 static void forward_free(void *stack)
 {
-    log_free(stack);
+    record_free(stack);
     default_free(stack);
 }
 
 CASE(the_defaults_can_be_wrapped, SINCE_3_2,
-     "functions that count and call the defaults serve jobs as the defaults do")
+     "a program's functions may call the default ones")
 {
     ASYNC_JOB *first, *second;
 
     ASYNC_get_mem_functions(&default_alloc, &default_free);
     CHECK_INT(ASYNC_set_mem_functions(forward_alloc, forward_free), 1);
-    first = paused_job();
-    second = paused_job();
+    first = start_paused();
+    second = start_paused();
     CHECK_INT(allocs, 2);
-    finish(first);
-    finish(second);
+    finish(first, 6);
+    finish(second, 6);
     CHECK_INT(frees, 0);
     ASYNC_cleanup_thread();
     check_all_freed(2);
 }
 
-/* ---- what a program's own functions are asked for, and what they give ---- */
+/* ---- sizes of a program's own stacks ---- */
 
-CASE(alloc_is_asked_for_32768_bytes, SINCE_3_2, "a program's alloc finds 32,768 in *num each time")
+CASE(alloc_is_asked_for_32768_bytes, SINCE_3_2,
+     "each call of a program's alloc asks for 32,768 bytes")
 {
     ASYNC_JOB *first, *second;
 
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 1);
-    first = paused_job();
-    CHECK_INT(asked, ASKED);
+    first = start_paused();
+    CHECK_INT(asked, ASKED_BYTES);
     asked = 0;
-    second = paused_job();
-    CHECK_INT(asked, ASKED);
-    finish(first);
-    finish(second);
+    second = start_paused();
+    CHECK_INT(asked, ASKED_BYTES);
+    finish(first, 6);
+    finish(second, 6);
     asked = 0;
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
-    CHECK_INT(asked, ASKED);
+    CHECK_INT(asked, ASKED_BYTES);
     ASYNC_cleanup_thread();
 }
 
@@ -415,24 +394,25 @@ CASE(alloc_is_asked_for_rsasync_stack_size, OURS,
 {
     CHECK_INT(setenv("RSASYNC_STACK_SIZE", "48K", 1), 0);
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 1);
-    finish(paused_job());
+    finish(start_paused(), 6);
     CHECK_INT(asked, 48 * KIB);
     ASYNC_cleanup_thread();
 }
 
 /*
- * The stack of the cases below, all used but for what a call into the library, and the
- * dynamic linker that binds it, may take: a piece out of the middle of an arena whose rest, filled
- * with a pattern, shows any byte that a job writes outside.
+ * The stack of the cases below is a piece out of the middle of an arena. The rest of the arena is
+ * filled with a pattern, which shows each byte that is written outside of the piece. The job uses
+ * `use` bytes; the rest of the piece is for its call of ASYNC_pause_job, which the dynamic linker
+ * may have to bind.
  */
-enum { ARENA = 512 * KIB, PATTERN = 0xa5 };
-static unsigned char arena[ARENA];
+enum { ARENA_BYTES = 512 * KIB, PATTERN = 0xa5 };
+static unsigned char arena[ARENA_BYTES];
 static size_t piece_at, piece_size, use;
 
 static void *piece_alloc(size_t *num)
 {
     *num = piece_size;
-    return log_alloc(arena + piece_at);
+    return record_alloc(arena + piece_at);
 }
 
 static int use_stack(void *arg)
@@ -460,11 +440,11 @@ static void check_piece(size_t at, size_t size, size_t used)
     piece_size = size;
     use = used;
     memset(arena, PATTERN, sizeof arena);
-    CHECK_INT(ASYNC_set_mem_functions(piece_alloc, log_free), 1);
-    /* The second round is on the same stack, out of the pool. */
+    CHECK_INT(ASYNC_set_mem_functions(piece_alloc, record_free), 1);
+    /* The second round has the same stack, from the pool. */
     for (round = 0; round < 2; round++) {
         CHECK_INT(ASYNC_start_job(&job, NULL, &ret, use_stack, NULL, 0), ASYNC_PAUSE);
-        finish(job);
+        finish(job, 6);
         job = NULL;
     }
     ASYNC_cleanup_thread();
@@ -476,25 +456,26 @@ static void check_piece(size_t at, size_t size, size_t used)
 }
 
 CASE(a_larger_stack_is_used_whole, OURS,
-     "alloc may leave more in *num than was asked, and a job can use it, and not a byte outside")
+     "a job can use all of a stack that alloc made larger than asked, and no byte outside is "
+     "written")
 {
     check_piece(128 * KIB, 64 * KIB, 56 * KIB);
 }
 
-CASE(a_smaller_stack_is_not_left, OURS,
-     "alloc may leave less in *num than was asked, and not a byte outside is written")
+CASE(a_smaller_stack_is_not_overrun, OURS,
+     "alloc may make a stack smaller than asked, and no byte outside is written")
 {
     check_piece(128 * KIB, 16 * KIB, 8 * KIB);
 }
 
-CASE(a_stack_below_2_kib_is_none, OURS,
-     "what alloc leaves in *num may be 2 KiB; if it is less there is no job, and free gets it back")
+CASE(a_stack_below_2_kib_is_refused, OURS,
+     "a stack of 2 KiB serves a job; a smaller one goes to free at once, and there is no job")
 {
     static const size_t too_small[] = { 0, 1, 64, 2 * KIB - 1 };
     ASYNC_JOB *job = NULL;
     int i, ret = 77;
 
-    CHECK_INT(ASYNC_set_mem_functions(piece_alloc, log_free), 1);
+    CHECK_INT(ASYNC_set_mem_functions(piece_alloc, record_free), 1);
     memset(arena, PATTERN, sizeof arena);
     piece_at = 128 * KIB;
     for (i = 0; i < 4; i++) {
@@ -509,7 +490,7 @@ CASE(a_stack_below_2_kib_is_none, OURS,
     CHECK_INT(ret, 5);
     ASYNC_cleanup_thread();
     check_all_freed(5);
-    for (i = 0; i < ARENA; i++)
+    for (i = 0; i < ARENA_BYTES; i++)
         CHECK(arena[i] == PATTERN || (size_t)i - piece_at < piece_size);
 }
 
@@ -520,7 +501,8 @@ CASE(a_stack_may_lie_anywhere, OURS,
 }
 
 CASE(without_a_stack_there_are_no_jobs, OURS,
-     "NULL from alloc is ASYNC_NO_JOBS, with a message, without an error, and takes no place")
+     "NULL from alloc is ASYNC_NO_JOBS, with a message and no error queued, and does not count "
+     "against the limit")
 {
     ASYNC_JOB *first, *second = NULL;
     int ret = 77;
@@ -528,7 +510,7 @@ CASE(without_a_stack_there_are_no_jobs, OURS,
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 1);
     CHECK_INT(ASYNC_init_thread(2, 0), 1);
     failing_from = 1;
-    first = paused_job();
+    first = start_paused();
 #ifndef ON_LIBCRYPTO
     CHECK_STR(RSASYNC_last_error(), "");
 #endif
@@ -539,17 +521,17 @@ CASE(without_a_stack_there_are_no_jobs, OURS,
     CHECK(RSASYNC_last_error()[0] != '\0');
 #endif
     check_queue_is_empty();
-    /* There is one place left; when there is memory again, it can be taken. */
+    /* The limit of 2 allows another job once alloc succeeds again. */
     failing_from = 1 << 30;
-    second = paused_job();
-    finish(first);
-    finish(second);
+    second = start_paused();
+    finish(first, 6);
+    finish(second, 6);
     ASYNC_cleanup_thread();
     check_all_freed(2);
 }
 
 CASE(init_makes_what_it_can, OURS,
-     "ASYNC_init_thread whose stacks end half-way is 1, has fewer jobs, and queues nothing")
+     "ASYNC_init_thread is 1 if alloc fails half-way: it makes fewer jobs, and queues no error")
 {
     ASYNC_JOB *jobs[5] = { NULL };
     int i, ret;
@@ -560,21 +542,21 @@ CASE(init_makes_what_it_can, OURS,
     CHECK_INT(allocs, 3);
     check_queue_is_empty();
     for (i = 0; i < 3; i++)
-        jobs[i] = paused_job();
+        jobs[i] = start_paused();
     CHECK_INT(ASYNC_start_job(&jobs[3], NULL, &ret, give_5, NULL, 0), ASYNC_NO_JOBS);
-    /* Only those that were made count against the limit. */
+    /* Only the jobs that were made count against the limit. */
     failing_from = 1 << 30;
     for (i = 3; i < 5; i++)
-        jobs[i] = paused_job();
+        jobs[i] = start_paused();
     CHECK_INT(allocs, 5);
     for (i = 0; i < 5; i++)
-        finish(jobs[i]);
+        finish(jobs[i], 6);
     ASYNC_cleanup_thread();
     check_all_freed(5);
 }
 
 CASE(each_stack_is_freed_once, SINCE_3_2,
-     "a stack stays with its job in the pool; when the pool goes, free gets what alloc gave")
+     "a stack stays with its idle job; freeing the pool calls free once for each stack of alloc")
 {
     ASYNC_JOB *jobs[20];
     int i;
@@ -582,11 +564,11 @@ CASE(each_stack_is_freed_once, SINCE_3_2,
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 1);
     CHECK_INT(ASYNC_init_thread(0, 0), 1);
     for (i = 0; i < 20; i++)
-        jobs[i] = paused_job();
+        jobs[i] = start_paused();
     for (i = 0; i < 20; i++)
-        finish(jobs[(i * 7) % 20]);
+        finish(jobs[(i * 7) % 20], 6);
     for (i = 0; i < 50; i++)
-        finish(paused_job());
+        finish(start_paused(), 6);
     CHECK_INT(allocs, 20);
     CHECK_INT(frees, 0);
     ASYNC_cleanup_thread();
@@ -594,62 +576,57 @@ CASE(each_stack_is_freed_once, SINCE_3_2,
 }
 
 CASE(a_paused_job_keeps_its_stack, OURS,
-     "ASYNC_cleanup_thread frees the idle jobs' stacks; a paused job's goes when it is over")
+     "ASYNC_cleanup_thread frees the stacks of idle jobs; a paused job keeps its own until it has "
+     "finished")
 {
     ASYNC_JOB *job;
 
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 1);
     CHECK_INT(ASYNC_init_thread(3, 3), 1);
-    job = paused_job();
+    job = start_paused();
     ASYNC_cleanup_thread();
     CHECK_INT(frees, 2);
-    finish(job);
+    finish(job, 6);
     ASYNC_cleanup_thread();
     check_all_freed(3);
 }
 
 static void *have_jobs(void *arg)
 {
-    ASYNC_JOB *job;
-
     (void)arg;
     CHECK_INT(ASYNC_init_thread(3, 3), 1);
-    job = paused_job();
-    finish(job);
+    finish(start_paused(), 6);
     CHECK_INT(frees, 0);
     return NULL;
 }
 
 CASE(a_threads_end_frees_its_stacks, SINCE_3_2,
-     "a thread that ends without ASYNC_cleanup_thread gives each stack back")
+     "the end of a thread frees the stacks of its idle jobs without ASYNC_cleanup_thread")
 {
-    pthread_t thread;
-
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 1);
-    CHECK_INT(pthread_create(&thread, NULL, have_jobs, NULL), 0);
-    CHECK_INT(pthread_join(thread, NULL), 0);
+    on_new_thread(have_jobs, NULL);
     check_all_freed(3);
 }
 
 #ifndef ON_LIBCRYPTO
 CASE(own_stacks_are_not_counted_as_unguarded, OURS,
-     "stacks_unguarded is about rsasync's stacks, not about those of a program's allocator")
+     "stacks_unguarded does not count stacks of a program's own alloc, which have no guard")
 {
     struct rsasync_stats stats;
     ASYNC_JOB *job;
 
     CHECK_INT(ASYNC_set_mem_functions(heap_alloc, heap_free), 1);
-    job = paused_job();
+    job = start_paused();
     RSASYNC_get_stats(&stats, sizeof stats);
     CHECK_INT(stats.stacks_unguarded, 0);
-    finish(job);
+    finish(job, 6);
     ASYNC_cleanup_thread();
 }
 #endif
 
-/* ---- set while other threads run ---- */
+/* ---- setting the functions while other threads start jobs ---- */
 
-/* Two pairs; a stack of one that gets into the other's free has the wrong mark before it. */
+/* Two pairs of functions: alloc writes its mark below the stack, and free expects its own there. */
 enum { RED = 1, BLUE = 2 };
 
 static void *marked_alloc(size_t *num, int mark)
@@ -689,12 +666,12 @@ static void blue_free(void *stack)
     marked_free(stack, BLUE);
 }
 
-static pthread_barrier_t together;
+static pthread_barrier_t all_ready;
 
 static void *set_until_refused(void *arg)
 {
     (void)arg;
-    pthread_barrier_wait(&together);
+    pthread_barrier_wait(&all_ready);
     while (ASYNC_set_mem_functions(red_alloc, red_free)
            && ASYNC_set_mem_functions(blue_alloc, blue_free))
         ;
@@ -708,13 +685,13 @@ static void *get_and_start(void *arg)
     int i;
 
     (void)arg;
-    pthread_barrier_wait(&together);
+    pthread_barrier_wait(&all_ready);
     for (i = 0; i < 1000; i++) {
         ASYNC_get_mem_functions(&alloc, &dealloc);
         CHECK((alloc == red_alloc) == (dealloc == red_free));
         CHECK((alloc == blue_alloc) == (dealloc == blue_free));
     }
-    finish(paused_job());
+    finish(start_paused(), 6);
     ASYNC_cleanup_thread();
     return NULL;
 }
@@ -726,9 +703,9 @@ static void race(void)
     ASYNC_stack_free_fn dealloc;
     int i;
 
-    shared_ctx(); /* made before there are threads */
+    shared_ctx(); /* makes it before there are threads */
     CHECK_INT(ASYNC_set_mem_functions(red_alloc, red_free), 1);
-    CHECK_INT(pthread_barrier_init(&together, NULL, 3), 0);
+    CHECK_INT(pthread_barrier_init(&all_ready, NULL, 3), 0);
     CHECK_INT(pthread_create(&threads[0], NULL, set_until_refused, NULL), 0);
     CHECK_INT(pthread_create(&threads[1], NULL, get_and_start, NULL), 0);
     CHECK_INT(pthread_create(&threads[2], NULL, get_and_start, NULL), 0);
@@ -740,9 +717,9 @@ static void race(void)
     CHECK_INT(ASYNC_set_mem_functions(red_alloc, red_free), 0);
 }
 
-/* OURS: in libcrypto a thread may see one of a pair before the other. */
+/* In libcrypto a thread may see one function of a pair before the other. */
 CASE(set_while_another_thread_starts_jobs_is_safe, OURS,
-     "whoever sets and whoever starts at once: every stack is of one pair, alloc and free")
+     "a thread that starts jobs while another sets the functions uses alloc and free of one pair")
 {
     int i;
 

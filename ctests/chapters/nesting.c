@@ -1,73 +1,13 @@
 /*
- * Nesting: jobs that start and resume other jobs.
+ * nesting.c: jobs that start and resume other jobs (src/job/switching.rs). At each pause and end
+ * control goes back to the job, or the thread, that resumed last.
  *
- * Every case is OURS: libcrypto has one current job and one way back for a thread. A
- * start inside a job there gives the running job to the pool, and a resume overwrites
- * the place where the outer job was to return.
+ * Every case is OURS: libcrypto keeps one current job and one context to return to for a thread.
+ * There a start inside a job puts the running job into the pool, and a resume overwrites the
+ * context that the outer job was to return to.
  */
-#include "check.h"
-#ifdef WITH_LIBCRYPTO
-# include <openssl/err.h>
-#endif
-
-/* Starts f, or resumes *job. The job's argument is a copy of the pointer p: see ARG. */
-static int start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*f)(void *), void *p)
-{
-    return ASYNC_start_job(job, ctx, ret, f, &p, sizeof(p));
-}
-
-#define ARG(type, arg) (*(type **)(arg))
-
-static int resume(ASYNC_JOB **job, int *ret)
-{
-    return ASYNC_start_job(job, NULL, ret, NULL, NULL, 0);
-}
-
-/* Whether an error of this library was queued; empties the queue where there is one. */
-static int error_was_queued(void)
-{
-    int found = 0;
-#ifdef WITH_LIBCRYPTO
-    unsigned long error;
-
-    while ((error = ERR_get_error()) != 0)
-        found |= ERR_GET_LIB(error) == ERR_LIB_ASYNC;
-#else
-    found = RSASYNC_last_error()[0] != '\0';
-#endif
-    return found;
-}
-
-/* Resuming job gives ASYNC_ERR and queues an error; the caller and its variables are as before. */
-static void check_resume_is_refused(ASYNC_JOB *job)
-{
-    ASYNC_JOB *handle = job, *current = ASYNC_get_current_job();
-    int ret = -77;
-
-    CHECK_INT(resume(&handle, &ret), ASYNC_ERR);
-    CHECK(handle == job);
-    CHECK_INT(ret, -77);
-    CHECK(error_was_queued());
-    CHECK(ASYNC_get_current_job() == current);
-}
-
-/* Pauses as often as it is told, and returns that number + 100. */
-static int pauses(void *arg)
-{
-    ASYNC_JOB *me = ASYNC_get_current_job();
-    int times = *(int *)arg, i;
-
-    for (i = 0; i < times; i++) {
-        CHECK_INT(ASYNC_pause_job(), 1);
-        CHECK(ASYNC_get_current_job() == me);
-    }
-    return times + 100;
-}
-
-static int start_pausing(ASYNC_JOB **job, int *ret, int times)
-{
-    return ASYNC_start_job(job, NULL, ret, pauses, &times, sizeof(times));
-}
+#include "jobs.h"
+#include "process.h"
 
 static int runs_another(void *arg)
 {
@@ -75,7 +15,7 @@ static int runs_another(void *arg)
     int ret = -77;
 
     CHECK(arg == NULL);
-    CHECK_INT(start_pausing(&inner, &ret, 0), ASYNC_FINISH);
+    CHECK_INT(start_pausing_job(&inner, NULL, &ret, 0, 100), ASYNC_FINISH);
     CHECK(inner == NULL);
     CHECK_INT(ret, 100);
     CHECK(ASYNC_get_current_job() == me);
@@ -83,7 +23,7 @@ static int runs_another(void *arg)
 }
 
 CASE(a_job_may_run_another, OURS,
-     "A job that another starts and that does not pause has ended when the start returns")
+     "A job that is started by a job, and does not pause, has ended when the start returns")
 {
     ASYNC_JOB *job = NULL;
     int ret = 0;
@@ -95,12 +35,13 @@ CASE(a_job_may_run_another, OURS,
     ASYNC_cleanup_thread();
 }
 
+/* Counts in *arg how often it resumes the inner job. */
 static int drives_another(void *arg)
 {
     ASYNC_JOB *me = ASYNC_get_current_job(), *inner = NULL, *handle;
     int *steps = ARG(int, arg), i, ret = -77;
 
-    CHECK_INT(start_pausing(&inner, &ret, 3), ASYNC_PAUSE);
+    CHECK_INT(start_pausing_job(&inner, NULL, &ret, 3, 103), ASYNC_PAUSE);
     CHECK(inner != NULL && inner != me);
     handle = inner;
     for (i = 0; i < 3; i++) {
@@ -117,7 +58,7 @@ static int drives_another(void *arg)
 }
 
 CASE(a_pause_returns_to_the_starting_job, OURS,
-     "ASYNC_pause_job in an inner job returns to the outer one, which is current again, not beyond")
+     "A pause of an inner job returns to the outer job, not to the thread; the outer is current")
 {
     ASYNC_JOB *job = NULL;
     int steps = 0, ret = 0;
@@ -128,23 +69,25 @@ CASE(a_pause_returns_to_the_starting_job, OURS,
     ASYNC_cleanup_thread();
 }
 
-/* Depth */
+/* ---- depth ---- */
 
 enum { DEPTH = 20 };
 
+/* Jobs that each start the next; level 1 is the outermost. */
 struct chain {
-    int depth;                          /* how many jobs there are */
-    int running;                        /* how many of them are started and not ended */
-    ASYNC_WAIT_CTX *ctx[DEPTH + 1];     /* each job's own; 1 is the outermost */
-    ASYNC_JOB *job[DEPTH + 1];
+    int depth;                          /* the number of levels */
+    int running;                        /* the number of jobs started and not ended */
+    ASYNC_WAIT_CTX *ctx[DEPTH + 1];     /* by level */
+    ASYNC_JOB *job[DEPTH + 1];          /* by level */
 };
 
+/* The args of the job of a level. */
 struct link {
     struct chain *chain;
     int level;
 };
 
-/* I am the current job, all around me are in place, and my args and context are mine. */
+/* `me` is the current job, its args are intact, and each job around it has its own context. */
 static void check_link(const struct link *link, const struct chain *c, int level, ASYNC_JOB *me)
 {
     int i;
@@ -156,7 +99,7 @@ static void check_link(const struct link *link, const struct chain *c, int level
         CHECK(ASYNC_get_wait_ctx(c->job[i]) == c->ctx[i]);
 }
 
-/* Drives the next level, and pauses itself each time that one has paused. */
+/* Starts and resumes the next level, and pauses each time that the next level has paused. */
 static int drives_the_next(void *arg)
 {
     struct link *link = arg;
@@ -189,7 +132,7 @@ static int drives_the_next(void *arg)
 }
 
 CASE(jobs_nest_twenty_deep, OURS,
-     "Jobs nest to any depth: at each level a pause goes one level out, and a resume one level in")
+     "Jobs nest to any depth: a pause goes one level out, and a resume one level in")
 {
     struct chain c = { 0 };
     int i;
@@ -210,7 +153,7 @@ CASE(jobs_nest_twenty_deep, OURS,
         CHECK_INT(code, ASYNC_FINISH);
         CHECK_INT(ret, 1);
         CHECK_INT(c.running, 0);
-        /* The innermost pauses once, and each other once more than the next. */
+        /* The innermost job pauses once, and each job around it once more than the next. */
         CHECK_INT(rounds, c.depth);
     }
     for (i = 1; i <= DEPTH; i++)
@@ -218,7 +161,7 @@ CASE(jobs_nest_twenty_deep, OURS,
     ASYNC_cleanup_thread();
 }
 
-/* Starts the next level down to the deepest, which pauses; leaves the handle to others. */
+/* Starts the next level and pauses; others resume both. */
 static int starts_and_leaves(void *arg)
 {
     struct link *link = arg;
@@ -238,11 +181,14 @@ static int starts_and_leaves(void *arg)
 }
 
 CASE(nested_jobs_finish_in_any_order, OURS,
-     "Jobs that were started one inside the other can each be resumed from outside, in any order")
+     "Nested jobs that are all paused can each be resumed from outside all jobs, in any order")
 {
     int stride, i;
 
-    /* 1: the outermost first. 20: the innermost first. Others: all mixed, as 21 = 3 * 7. */
+    /*
+     * Stride 1 begins with the outermost job, 20 with the innermost, others mix. A stride has to
+     * be coprime to DEPTH + 1 = 3 * 7 to reach every level.
+     */
     for (stride = 1; stride <= DEPTH; stride++) {
         struct chain c = { .depth = DEPTH };
         struct link first = { &c, 1 };
@@ -266,21 +212,21 @@ CASE(nested_jobs_finish_in_any_order, OURS,
     ASYNC_cleanup_thread();
 }
 
-/* Siblings */
+/* ---- siblings ---- */
 
-/* Drives three jobs, which pause once, twice and thrice, to their ends in the order given. */
+/* Starts jobs that pause once, twice and thrice, and finishes them in the order given. */
 static int finishes_siblings_in_order(void *arg)
 {
     ASYNC_JOB *me = ASYNC_get_current_job(), *inner[3] = { NULL };
     int *order = ARG(int, arg), i, ret;
 
     for (i = 0; i < 3; i++) {
-        CHECK_INT(start_pausing(&inner[i], &ret, i + 1), ASYNC_PAUSE);
+        CHECK_INT(start_pausing_job(&inner[i], NULL, &ret, i + 1, 101 + i), ASYNC_PAUSE);
         CHECK(ASYNC_get_current_job() == me);
     }
     CHECK(inner[0] != inner[1] && inner[1] != inner[2] && inner[0] != inner[2]);
     CHECK_INT(ASYNC_pause_job(), 1);
-    /* The second and third go on to their last pause, taking turns. */
+    /* The second and third job go on to their last pause, in turns. */
     CHECK_INT(resume(&inner[2], &ret), ASYNC_PAUSE);
     CHECK_INT(resume(&inner[1], &ret), ASYNC_PAUSE);
     CHECK_INT(resume(&inner[2], &ret), ASYNC_PAUSE);
@@ -306,8 +252,7 @@ CASE(siblings_take_turns_and_finish_in_any_order, OURS,
 
         for (k = 0; k < 4; k++)
             CHECK_INT(start(&job, NULL, &ret, finishes_siblings_in_order, orders[i]), ASYNC_PAUSE);
-        CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-        CHECK_INT(ret, 9);
+        finish(job, 9);
     }
     ASYNC_cleanup_thread();
 }
@@ -327,31 +272,30 @@ static int starts_one_and_ends(void *arg)
 {
     int ret;
 
-    CHECK_INT(start_pausing(ARG(ASYNC_JOB *, arg), &ret, 4), ASYNC_PAUSE);
+    CHECK_INT(start_pausing_job(ARG(ASYNC_JOB *, arg), NULL, &ret, 4, 104), ASYNC_PAUSE);
     return 6;
 }
 
 CASE(a_pause_returns_to_the_last_resumer, OURS,
-     "A paused job returns to whoever resumed it last: its starter may be another and long ended")
+     "A pause returns to whoever resumed the job last, even where its starter has ended")
 {
     ASYNC_JOB *job = NULL, *inner = NULL;
     int ret = 0;
 
     CHECK_INT(start(&job, NULL, &ret, starts_one_and_ends, &inner), ASYNC_FINISH);
     CHECK_INT(ret, 6);
-    /* By the thread itself, by one job, by another, and by the thread again. */
+    /* Resumed by the thread itself, by one job, by another job, and by the thread again. */
     CHECK_INT(resume(&inner, &ret), ASYNC_PAUSE);
     CHECK(ASYNC_get_current_job() == NULL);
     CHECK_INT(start(&job, NULL, &ret, resumes_it_once, &inner), ASYNC_FINISH);
     CHECK_INT(ret, 5);
     CHECK_INT(start(&job, NULL, &ret, resumes_it_once, &inner), ASYNC_FINISH);
     CHECK(ASYNC_get_current_job() == NULL);
-    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 104);
+    finish(inner, 104);
     ASYNC_cleanup_thread();
 }
 
-/* Refusals */
+/* ---- refusals ---- */
 
 static int checks_the_running_is_refused(void *arg)
 {
@@ -374,12 +318,11 @@ CASE(resuming_the_running_job_is_refused, OURS,
     for (i = 0; i < 2; i++)
         CHECK_INT(ASYNC_start_job(&job, NULL, &ret, checks_the_running_is_refused, NULL, 0),
                   ASYNC_PAUSE);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 7);
+    finish(job, 7);
     ASYNC_cleanup_thread();
 }
 
-/* Starts the next level; the deepest tries all levels, its own being the running one. */
+/* Starts the next level; the innermost tries to resume every level, its own included. */
 static int checks_ancestors_are_refused(void *arg)
 {
     struct link *link = arg;
@@ -416,12 +359,11 @@ CASE(resuming_an_ancestor_is_refused, OURS,
     for (i = 0; i < 2; i++)
         CHECK_INT(ASYNC_start_job(&job, NULL, &ret, checks_ancestors_are_refused, &first,
                                   sizeof(first)), ASYNC_PAUSE);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 1);
+    finish(job, 1);
     ASYNC_cleanup_thread();
 }
 
-/* Two jobs that know each other. */
+/* Two jobs that have each other's handle. */
 struct pair {
     ASYNC_JOB *parent, *child;
 };
@@ -430,15 +372,13 @@ static int is_resumed_by_its_child(void *arg)
 {
     struct pair *pair = ARG(struct pair, arg);
 
-    /* Now the child is this job's ancestor, and this one is running. */
     CHECK_INT(ASYNC_pause_job(), 1);
+    /* The child has resumed this job, and is its ancestor now. */
     check_resume_is_refused(pair->child);
     check_resume_is_refused(pair->parent);
     CHECK_INT(ASYNC_pause_job(), 1);
     return 11;
 }
-
-static int starts_its_child(void *arg);
 
 static int resumes_its_parent(void *arg)
 {
@@ -465,7 +405,7 @@ static int starts_its_child(void *arg)
 }
 
 CASE(a_child_may_resume_its_paused_parent, OURS,
-     "What counts as an ancestor is who resumed whom last: a child may resume its paused parent")
+     "An ancestor is the job that resumed last, not the starter: a child may resume its parent")
 {
     struct pair pair = { NULL, NULL };
     ASYNC_JOB *job = NULL;
@@ -473,15 +413,13 @@ CASE(a_child_may_resume_its_paused_parent, OURS,
 
     CHECK_INT(start(&job, NULL, &ret, starts_its_child, &pair), ASYNC_PAUSE);
     CHECK(job == pair.parent);
-    CHECK_INT(resume(&pair.child, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 12);
+    finish(pair.child, 12);
     CHECK(ASYNC_get_current_job() == NULL);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 11);
+    finish(job, 11);
     ASYNC_cleanup_thread();
 }
 
-static int notes_its_handle(void *arg)
+static int stores_its_handle(void *arg)
 {
     *ARG(ASYNC_JOB *, arg) = ASYNC_get_current_job();
     return 1;
@@ -493,31 +431,29 @@ static int resumes_a_finished_one(void *arg)
     int ret;
 
     CHECK(arg == NULL);
-    CHECK_INT(start(&inner, NULL, &ret, notes_its_handle, &handle), ASYNC_FINISH);
+    CHECK_INT(start(&inner, NULL, &ret, stores_its_handle, &handle), ASYNC_FINISH);
     check_resume_is_refused(handle);
     CHECK_INT(ASYNC_pause_job(), 1);
     check_resume_is_refused(handle);
-    /* It is in the pool once, and is started from there like any idle job. */
-    CHECK_INT(start_pausing(&inner, &ret, 1), ASYNC_PAUSE);
-    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 101);
+    /* The pool holds the job once, and a start takes it like any idle job. */
+    CHECK_INT(start_pausing_job(&inner, NULL, &ret, 1, 101), ASYNC_PAUSE);
+    finish(inner, 101);
     return 3;
 }
 
 CASE(resuming_a_finished_job_inside_a_job_is_refused, OURS,
-     "A job that tries to resume one that has finished and lies idle gets ASYNC_ERR, and goes on")
+     "A job that tries to resume a finished, idle job gets ASYNC_ERR, and goes on")
 {
     ASYNC_JOB *job = NULL;
     int ret = 0;
 
     CHECK_INT(ASYNC_init_thread(2, 0), 1);
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, resumes_a_finished_one, NULL, 0), ASYNC_PAUSE);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 3);
+    finish(job, 3);
     ASYNC_cleanup_thread();
 }
 
-/* The pool */
+/* ---- the pool ---- */
 
 static int finds_the_limit(void *arg)
 {
@@ -526,17 +462,17 @@ static int finds_the_limit(void *arg)
 
     CHECK(arg == NULL);
     for (i = 0; i < 2; i++)
-        CHECK_INT(start_pausing(&inner[i], &ret, 1), ASYNC_PAUSE);
+        CHECK_INT(start_pausing_job(&inner[i], NULL, &ret, 1, 101), ASYNC_PAUSE);
     for (i = 0; i < 10; i++) {
         ASYNC_JOB *more = NULL;
 
-        CHECK_INT(start_pausing(&more, &ret, 1), ASYNC_NO_JOBS);
+        CHECK_INT(start_pausing_job(&more, NULL, &ret, 1, 101), ASYNC_NO_JOBS);
         CHECK(more == NULL);
         CHECK_INT(ret, -77);
         CHECK(ASYNC_get_current_job() == me);
         CHECK_INT(resume(&inner[i % 2], &ret), ASYNC_FINISH);
         ret = -77;
-        CHECK_INT(start_pausing(&inner[i % 2], &ret, 1), ASYNC_PAUSE);
+        CHECK_INT(start_pausing_job(&inner[i % 2], NULL, &ret, 1, 101), ASYNC_PAUSE);
     }
     for (i = 0; i < 2; i++)
         CHECK_INT(resume(&inner[i], &ret), ASYNC_FINISH);
@@ -544,7 +480,7 @@ static int finds_the_limit(void *arg)
 }
 
 CASE(nested_jobs_count_against_the_limit, OURS,
-     "Inside a job a start gives ASYNC_NO_JOBS when the thread's limit is reached; retrying works")
+     "A start inside a job is ASYNC_NO_JOBS at the thread's limit, and succeeds when a job ends")
 {
     ASYNC_JOB *job = NULL;
     int ret = 0;
@@ -556,14 +492,6 @@ CASE(nested_jobs_count_against_the_limit, OURS,
 }
 
 #ifndef ON_LIBCRYPTO
-static int stacks_in_use(void)
-{
-    struct rsasync_stats stats;
-
-    RSASYNC_get_stats(&stats, sizeof(stats));
-    return (int)stats.stacks_in_use;
-}
-
 static int runs_many_others(void *arg)
 {
     ASYNC_JOB *inner = NULL;
@@ -571,7 +499,8 @@ static int runs_many_others(void *arg)
 
     CHECK(arg == NULL);
     for (i = 0; i < 100; i++) {
-        CHECK_INT(start_pausing(&inner, &ret, i % 2), i % 2 ? ASYNC_PAUSE : ASYNC_FINISH);
+        CHECK_INT(start_pausing_job(&inner, NULL, &ret, i % 2, 100),
+                  i % 2 ? ASYNC_PAUSE : ASYNC_FINISH);
         if (i % 2)
             CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
         CHECK_INT(stacks_in_use(), 2);
@@ -580,7 +509,7 @@ static int runs_many_others(void *arg)
 }
 
 CASE(nested_jobs_are_used_again, OURS,
-     "A job that finished inside another lies idle and serves the next start there")
+     "A job that finishes inside another becomes idle, and the next start there takes it")
 {
     ASYNC_JOB *job = NULL;
     int ret;
@@ -592,12 +521,12 @@ CASE(nested_jobs_are_used_again, OURS,
 }
 #endif
 
-/* Blocking */
+/* ---- blocked pauses ---- */
 
 /*
- * Each level blocks its own pauses `level` times, drives the next to its end, and can pause
- * when its own blocks, and no more, are undone. Whoever resumes a level writes its number
- * into `running` before, which tells a pause that took place from one that was blocked.
+ * Each level blocks its own pauses `level` times, runs the next level to its end, and undoes its
+ * blocks, after which it can pause. A level that is resumed finds its number in `running`, where
+ * the resumer writes it: so a pause that took place differs from one that was blocked.
  */
 static int blocks_at_each_level(void *arg)
 {
@@ -606,7 +535,7 @@ static int blocks_at_each_level(void *arg)
     struct link deeper = { c, link->level + 1 };
     int level = link->level, i, code, ret;
 
-    /* A new job is not blocked, though all around it are. */
+    /* A new job is not blocked, though the jobs around it are. */
     CHECK_INT(ASYNC_pause_job(), 1);
     CHECK_INT(c->running, level);
     for (i = 0; i < level; i++)
@@ -619,7 +548,7 @@ static int blocks_at_each_level(void *arg)
         do {
             c->running = level + 1;
             code = resume(&next, &ret);
-            /* Blocked: this returns at once, whatever the inner job did with its own count. */
+            /* This job is still blocked, whatever the inner job did to its own count. */
             c->running = -1;
             CHECK_INT(ASYNC_pause_job(), 1);
             CHECK_INT(c->running, -1);
@@ -634,13 +563,13 @@ static int blocks_at_each_level(void *arg)
     }
     CHECK_INT(ASYNC_pause_job(), 1);
     CHECK_INT(c->running, level);
-    /* Left behind, this count dies with the job: it does not hold up the outer one's pause. */
+    /* This block ends with the job: it does not block the outer job's next pause. */
     ASYNC_block_pause();
     return level;
 }
 
 CASE(each_level_has_its_own_block_count, OURS,
-     "ASYNC_block_pause and ASYNC_unblock_pause in an inner job are nothing to the outer one")
+     "ASYNC_block_pause and ASYNC_unblock_pause in an inner job do not affect the outer one")
 {
     struct chain c = { .depth = 6 };
     struct link first = { &c, 1 };
@@ -652,8 +581,7 @@ CASE(each_level_has_its_own_block_count, OURS,
     c.running = 1;
     CHECK_INT(resume(&job, &ret), ASYNC_PAUSE);
     c.running = 1;
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 1);
+    finish(job, 1);
     ASYNC_cleanup_thread();
 }
 
@@ -683,7 +611,7 @@ static int stays_blocked(void *arg)
 }
 
 CASE(an_inner_unblock_does_not_reach_the_outer_count, OURS,
-     "ASYNC_unblock_pause in an inner job with nothing to undo leaves the outer job blocked")
+     "ASYNC_unblock_pause in an inner job that is not blocked leaves the outer job blocked")
 {
     ASYNC_JOB *job = NULL;
     int steps = 0, ret;
@@ -695,18 +623,9 @@ CASE(an_inner_unblock_does_not_reach_the_outer_count, OURS,
     ASYNC_cleanup_thread();
 }
 
-/* Wait contexts */
+/* ---- wait contexts ---- */
 
-static void check_marks(ASYNC_WAIT_CTX *ctx, size_t added, size_t deleted)
-{
-    size_t nadd = 99, ndel = 99;
-
-    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &nadd, NULL, &ndel), 1);
-    CHECK_INT(nadd, added);
-    CHECK_INT(ndel, deleted);
-}
-
-/* Adds an fd under its context's address, and pauses. */
+/* Adds a descriptor with the context as its key, and pauses. */
 static int adds_an_fd(void *arg)
 {
     ASYNC_WAIT_CTX *ctx = ARG(ASYNC_WAIT_CTX, arg);
@@ -719,6 +638,7 @@ static int adds_an_fd(void *arg)
     return 1;
 }
 
+/* Adds and clears a descriptor of its own around a job with context *arg. */
 static int adds_around(void *arg)
 {
     ASYNC_WAIT_CTX **inner_ctx = ARG(ASYNC_WAIT_CTX *, arg);
@@ -743,7 +663,7 @@ static int adds_around(void *arg)
 }
 
 CASE(a_resume_clears_the_marks_of_its_own_context, OURS,
-     "Resuming an inner job clears the marks of its context; the outer's only if it is the same")
+     "A resume of an inner job clears the marks of its own context, not of the outer job's")
 {
     ASYNC_WAIT_CTX *outer_ctx = ASYNC_WAIT_CTX_new(), *inner_ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -762,10 +682,10 @@ CASE(a_resume_clears_the_marks_of_its_own_context, OURS,
     ASYNC_cleanup_thread();
 }
 
-/* What is a job's own */
+/* ---- floating-point modes, and clean-up ---- */
 
 #ifdef __x86_64__
-/* Both rounding modes, x87's and SSE's: 0 to nearest, 1 down, 2 up, 3 to zero. */
+/* The rounding modes of x87 and SSE: 0 to nearest, 1 down, 2 up, 3 to zero. */
 static void set_rounding(int mode)
 {
     uint16_t cw = (uint16_t)(0x37f | mode << 10);
@@ -784,7 +704,7 @@ static void check_rounding(int mode)
     CHECK_INT(mxcsr >> 13 & 3, mode);
 }
 
-/* Each level rounds in its own way, and starts the next. */
+/* Each level sets a rounding mode of its own, and starts the next. */
 static int rounds_at_each_level(void *arg)
 {
     struct link *link = arg;
@@ -812,7 +732,7 @@ static int rounds_at_each_level(void *arg)
 }
 
 CASE(each_level_has_its_own_rounding, OURS,
-     "An inner job starts with the outer's rounding modes, and then each level keeps its own")
+     "An inner job starts with the outer job's rounding modes; then each level keeps its own")
 {
     struct chain c = { .depth = 7 };
     struct link first = { &c, 1 };
@@ -837,16 +757,15 @@ static int cleans_up_around_others(void *arg)
     int ret;
 
     CHECK(arg == NULL);
-    CHECK_INT(start_pausing(&inner, &ret, 2), ASYNC_PAUSE);
+    CHECK_INT(start_pausing_job(&inner, NULL, &ret, 2, 102), ASYNC_PAUSE);
     ASYNC_cleanup_thread();
     CHECK(ASYNC_get_current_job() == me);
     CHECK_INT(resume(&inner, &ret), ASYNC_PAUSE);
-    CHECK_INT(start_pausing(&after, &ret, 1), ASYNC_PAUSE);
+    CHECK_INT(start_pausing_job(&after, NULL, &ret, 1, 101), ASYNC_PAUSE);
     CHECK_INT(ASYNC_pause_job(), 1);
     CHECK_INT(resume(&after, &ret), ASYNC_FINISH);
     ASYNC_cleanup_thread();
-    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 102);
+    finish(inner, 102);
     check_resume_is_refused(me);
     return 2;
 }
@@ -860,14 +779,13 @@ static int runs_one_that_cleans_up(void *arg)
     CHECK_INT(ASYNC_start_job(&inner, NULL, &ret, cleans_up_around_others, NULL, 0), ASYNC_PAUSE);
     CHECK(ASYNC_get_current_job() == me);
     CHECK_INT(ASYNC_pause_job(), 1);
-    CHECK_INT(resume(&inner, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 2);
+    finish(inner, 2);
     CHECK(ASYNC_get_current_job() == me);
     return 1;
 }
 
 CASE(cleanup_in_an_inner_job_leaves_all_levels_running, OURS,
-     "ASYNC_cleanup_thread in a nested job leaves it, those around it and those paused valid")
+     "ASYNC_cleanup_thread in a nested job leaves it, the jobs around it and paused jobs valid")
 {
     ASYNC_JOB *job = NULL;
     int ret = 0;
@@ -875,7 +793,6 @@ CASE(cleanup_in_an_inner_job_leaves_all_levels_running, OURS,
     CHECK_INT(ASYNC_init_thread(5, 5), 1);
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, runs_one_that_cleans_up, NULL, 0), ASYNC_PAUSE);
     CHECK(ASYNC_get_current_job() == NULL);
-    CHECK_INT(resume(&job, &ret), ASYNC_FINISH);
-    CHECK_INT(ret, 1);
+    finish(job, 1);
     ASYNC_cleanup_thread();
 }

@@ -1,53 +1,48 @@
-/* Pausing and blocking: ASYNC_pause_job, ASYNC_block_pause and ASYNC_unblock_pause. */
-#include "check.h"
-#include <pthread.h>
-
-/* Starts f, or resumes *job. The job's argument is a copy of the pointer p: see ARG. */
-static int start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*f)(void *), void *p)
-{
-    return ASYNC_start_job(job, ctx, ret, f, &p, sizeof(p));
-}
-
-#define ARG(type, arg) (*(type **)(arg))
+/*
+ * pausing.c: ASYNC_pause_job, and ASYNC_block_pause and ASYNC_unblock_pause, which count a job's
+ * blocks (src/job/switching.rs).
+ */
+#include "jobs.h"
 
 /*
- * Whoever starts or resumes a job writes `resumed` here, and the job `pausing` before it
- * pauses: what it finds after the pause tells one that took place from one that did not.
+ * Whether ASYNC_pause_job really switched: a job writes PAUSING before the call, and the code that
+ * starts or resumes a job writes RESUMED. After a blocked pause the job still finds PAUSING.
  */
-static enum { resumed, pausing } mark;
+static enum { RESUMED, PAUSING } last_step;
 
 static void check_pauses(void)
 {
-    mark = pausing;
+    last_step = PAUSING;
     CHECK_INT(ASYNC_pause_job(), 1);
-    CHECK_INT(mark, resumed);
+    CHECK_INT(last_step, RESUMED);
 }
 
+/* Outside a job, or while it is blocked, the call returns 1 at once. */
 static void check_does_not_pause(void)
 {
-    mark = pausing;
+    last_step = PAUSING;
     CHECK_INT(ASYNC_pause_job(), 1);
-    CHECK_INT(mark, pausing);
+    CHECK_INT(last_step, PAUSING);
 }
 
-/* Starts the job f without args, or resumes it, to its next pause. */
-static void run_to_pause(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int (*f)(void *))
+/* Starts a job of func without args, or resumes *job; expects that it pauses. */
+static void run_to_pause(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int (*func)(void *))
 {
     int ret = -77;
 
-    mark = resumed;
-    CHECK_INT(ASYNC_start_job(job, ctx, &ret, f, NULL, 0), ASYNC_PAUSE);
-    CHECK_INT(mark, pausing);
+    last_step = RESUMED;
+    CHECK_INT(ASYNC_start_job(job, ctx, &ret, func, NULL, 0), ASYNC_PAUSE);
+    CHECK_INT(last_step, PAUSING);
     CHECK_INT(ret, -77);
 }
 
-/* The same to its end. */
-static void run_to_end(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int (*f)(void *))
+/* The same, but expects that the job ends. */
+static void run_to_end(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int (*func)(void *))
 {
     int ret = -77;
 
-    mark = resumed;
-    CHECK_INT(ASYNC_start_job(job, ctx, &ret, f, NULL, 0), ASYNC_FINISH);
+    last_step = RESUMED;
+    CHECK_INT(ASYNC_start_job(job, ctx, &ret, func, NULL, 0), ASYNC_FINISH);
     CHECK_INT(ret, 1);
 }
 
@@ -66,7 +61,7 @@ static int pauses_twice(void *arg)
     return 1;
 }
 
-/* Pausing */
+/* ---- pausing ---- */
 
 static void *pauses_outside(void *arg)
 {
@@ -79,19 +74,17 @@ static void *pauses_outside(void *arg)
 }
 
 CASE(a_pause_outside_a_job_does_nothing, EVERYWHERE,
-     "Outside a job ASYNC_pause_job returns 1 at once, whatever the thread did before")
+     "Outside a job ASYNC_pause_job returns 1 at once, whatever jobs the thread has")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
-    pthread_t thread;
 
     pauses_outside(NULL);
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
     pauses_outside(NULL);
     run_to_pause(&job, ctx, pauses_twice);
     pauses_outside(NULL);
-    CHECK_INT(pthread_create(&thread, NULL, pauses_outside, NULL), 0);
-    CHECK_INT(pthread_join(thread, NULL), 0);
+    on_new_thread(pauses_outside, NULL);
     run_to_pause(&job, ctx, NULL);
     pauses_outside(NULL);
     run_to_end(&job, ctx, NULL);
@@ -102,7 +95,7 @@ CASE(a_pause_outside_a_job_does_nothing, EVERYWHERE,
 }
 
 CASE(a_pause_in_a_job_returns_when_it_is_resumed, EVERYWHERE,
-     "In a job ASYNC_pause_job goes back to the starter, and returns 1 when the job is resumed")
+     "In a job ASYNC_pause_job switches to the starter, and returns 1 when the job is resumed")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -126,7 +119,7 @@ static int pauses_a_thousand_times(void *arg)
 }
 
 CASE(a_job_may_pause_any_number_of_times, EVERYWHERE,
-     "Each of a thousand pauses of a job is one return to its starter")
+     "A job pauses a thousand times, and each pause returns to its starter once")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -139,16 +132,7 @@ CASE(a_job_may_pause_any_number_of_times, EVERYWHERE,
     ASYNC_cleanup_thread();
 }
 
-/* Marks */
-
-static void check_changes(ASYNC_WAIT_CTX *ctx, size_t added, size_t deleted)
-{
-    size_t nadd = 99, ndel = 99;
-
-    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &nadd, NULL, &ndel), 1);
-    CHECK_INT(nadd, added);
-    CHECK_INT(ndel, deleted);
-}
+/* ---- the marks of wait contexts ---- */
 
 static int adds_and_clears_fds(void *arg)
 {
@@ -159,17 +143,17 @@ static int adds_and_clears_fds(void *arg)
     CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &key[0], 10, NULL, NULL), 1);
     CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &key[1], 11, NULL, NULL), 1);
     check_pauses();
-    check_changes(ctx, 0, 0);
+    check_marks(ctx, 0, 0);
     CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &key[0]), 1);
     check_pauses();
-    check_changes(ctx, 0, 0);
+    check_marks(ctx, 0, 0);
     CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &key[1]), 1);
     CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &key[0], 12, NULL, NULL), 1);
     return 1;
 }
 
 CASE(a_resumed_pause_clears_the_marks, EVERYWHERE,
-     "The context's added and deleted marks stand while the job is paused, not after its pause")
+     "A context's added and deleted marks stand while its job is paused, and a resume clears them")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new(), *other = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL, *another = NULL;
@@ -177,18 +161,18 @@ CASE(a_resumed_pause_clears_the_marks, EVERYWHERE,
     int key;
 
     run_to_pause(&job, ctx, adds_and_clears_fds);
-    check_changes(ctx, 2, 0);
-    /* A job of another context comes and goes, with a change of its own. */
+    check_marks(ctx, 2, 0);
+    /* Meanwhile a job of another context starts, changes that context, and ends. */
     run_to_pause(&another, other, pauses_once);
     CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(other, &key, 13, NULL, NULL), 1);
     run_to_end(&another, other, NULL);
-    check_changes(other, 0, 0);
-    check_changes(ctx, 2, 0);
+    check_marks(other, 0, 0);
+    check_marks(ctx, 2, 0);
     run_to_pause(&job, ctx, NULL);
-    check_changes(ctx, 0, 1);
+    check_marks(ctx, 0, 1);
     run_to_end(&job, ctx, NULL);
-    /* What a job changes after its last pause is still marked when it has ended. */
-    check_changes(ctx, 1, 1);
+    /* Changes after the job's last pause are still marked when the job has ended. */
+    check_marks(ctx, 1, 1);
     CHECK_INT(ASYNC_WAIT_CTX_get_all_fds(ctx, NULL, &left), 1);
     CHECK_INT(left, 1);
     ASYNC_WAIT_CTX_free(ctx);
@@ -205,30 +189,30 @@ static int adds_an_fd_and_is_blocked(void *arg)
     CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &key, 10, NULL, NULL), 1);
     ASYNC_block_pause();
     check_does_not_pause();
-    check_changes(ctx, 1, 0);
+    check_marks(ctx, 1, 0);
     ASYNC_unblock_pause();
-    check_changes(ctx, 1, 0);
+    check_marks(ctx, 1, 0);
     check_pauses();
-    check_changes(ctx, 0, 0);
+    check_marks(ctx, 0, 0);
     return 1;
 }
 
 CASE(a_blocked_pause_leaves_the_marks, EVERYWHERE,
-     "An ASYNC_pause_job that returns at once leaves the added and deleted marks alone")
+     "An ASYNC_pause_job that does not switch leaves the added and deleted marks alone")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
 
     run_to_pause(&job, ctx, adds_an_fd_and_is_blocked);
-    check_changes(ctx, 1, 0);
+    check_marks(ctx, 1, 0);
     CHECK_INT(ASYNC_pause_job(), 1);
-    check_changes(ctx, 1, 0);
+    check_marks(ctx, 1, 0);
     run_to_end(&job, ctx, NULL);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
 
-/* Blocking */
+/* ---- blocking ---- */
 
 static int blocks_and_unblocks(void *arg)
 {
@@ -251,7 +235,7 @@ static int blocks_and_unblocks(void *arg)
 }
 
 CASE(blocks_are_counted, EVERYWHERE,
-     "Blocked, ASYNC_pause_job returns 1 at once; n blocks take n unblocks before it pauses again")
+     "While blocked, ASYNC_pause_job returns 1 at once; n blocks need n unblocks to end")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -299,7 +283,7 @@ CASE(an_unblock_below_zero_is_ignored, EVERYWHERE,
 }
 
 CASE(a_block_outside_a_job_does_nothing, EVERYWHERE,
-     "ASYNC_block_pause outside a job blocks neither the next job nor one that is paused")
+     "ASYNC_block_pause outside a job blocks neither the next job nor a paused one")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL, *next = NULL;
@@ -329,7 +313,7 @@ static int blocks_after_a_pause(void *arg)
 }
 
 CASE(an_unblock_outside_a_job_does_nothing, EVERYWHERE,
-     "ASYNC_unblock_pause outside a job is nothing to a job, and no credit against its next block")
+     "ASYNC_unblock_pause outside a job does not undo a job's block, neither past nor future")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -346,9 +330,9 @@ CASE(an_unblock_outside_a_job_does_nothing, EVERYWHERE,
     ASYNC_cleanup_thread();
 }
 
-/* Several jobs */
+/* ---- several jobs ---- */
 
-/* Blocks n times, and pauses n times after it has unblocked again; twice over. */
+/* Blocks n times, unblocks n times, pauses n times; all this twice. */
 static int blocks_n_times(void *arg)
 {
     int n = *(int *)arg, twice, i;
@@ -367,7 +351,7 @@ static int blocks_n_times(void *arg)
 }
 
 CASE(jobs_that_take_turns_block_and_pause, EVERYWHERE,
-     "Of several jobs that take turns, each is held up by its own blocks only")
+     "Of several jobs that take turns, each is blocked by its own blocks only")
 {
     enum { JOBS = 8 };
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -379,7 +363,7 @@ CASE(jobs_that_take_turns_block_and_pause, EVERYWHERE,
 
         if (times[i] == 2 * n + 1)
             continue;
-        mark = resumed;
+        last_step = RESUMED;
         code = ASYNC_start_job(&job[i], ctx, &ret, blocks_n_times, &n, sizeof(n));
         if (++times[i] <= 2 * n) {
             CHECK_INT(code, ASYNC_PAUSE);
@@ -404,27 +388,27 @@ static int ends_blocked(void *arg)
     return 1;
 }
 
-/* In libcrypto the count is the thread's, and goes on to the next job. */
+/* In libcrypto the count belongs to the thread, so the next job is blocked. */
 CASE(a_block_count_dies_with_its_job, OURS,
-     "What a job left blocked does not block the next, be it on the same stack or another")
+     "A job that ends blocked does not block the next job, on the same stack or on another")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL, *second = NULL;
 
-    /* One job in all: the next one is on the same stack. */
+    /* With a limit of one job, the next job has the same stack. */
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
     run_to_end(&job, ctx, ends_blocked);
     run_to_pause(&job, ctx, pauses_twice);
     run_to_pause(&job, ctx, NULL);
     run_to_end(&job, ctx, NULL);
-    /* The count begins at zero again: one unblock undoes one block, not the old ones too. */
+    /* The next job's count begins at zero: one unblock undoes its only block. */
     run_to_end(&job, ctx, ends_blocked);
     run_to_pause(&job, ctx, blocks_after_a_pause);
     run_to_pause(&job, ctx, NULL);
     run_to_end(&job, ctx, NULL);
     ASYNC_cleanup_thread();
 
-    /* Of two jobs after it, one is on another stack. */
+    /* Of two more jobs, one has another stack. */
     run_to_end(&job, ctx, ends_blocked);
     run_to_pause(&job, ctx, pauses_once);
     run_to_pause(&second, ctx, pauses_once);
@@ -434,7 +418,7 @@ CASE(a_block_count_dies_with_its_job, OURS,
     ASYNC_cleanup_thread();
 }
 
-/* In libcrypto the paused jobs are blocked from then on. */
+/* In libcrypto the job that ends blocked blocks the paused jobs too. */
 CASE(a_job_that_ends_blocked_blocks_no_other, OURS,
      "Jobs that are paused while another ends blocked can pause again when they are resumed")
 {
@@ -455,6 +439,7 @@ CASE(a_job_that_ends_blocked_blocks_no_other, OURS,
     ASYNC_cleanup_thread();
 }
 
+/* Blocks and unblocks itself while it runs the job *arg, which pauses twice. */
 static int is_blocked_around_another(void *arg)
 {
     ASYNC_JOB **inner = ARG(ASYNC_JOB *, arg);
@@ -474,16 +459,16 @@ static int is_blocked_around_another(void *arg)
     return 1;
 }
 
-/* libcrypto gives the running job to its pool when it starts another. */
+/* In libcrypto a start inside a job puts the running job into the pool. */
 CASE(a_blocked_job_does_not_block_those_it_drives, OURS,
-     "While a job is blocked, those that it starts or resumes can pause; it is blocked as before")
+     "A blocked job stays blocked while the jobs that it starts or resumes can pause")
 {
     ASYNC_JOB *job[2] = { NULL }, *inner[2] = { NULL };
     int i, k, ret;
 
     for (k = 0; k < 3; k++) {
         for (i = 0; i < 2; i++) {
-            mark = resumed;
+            last_step = RESUMED;
             CHECK_INT(start(&job[i], NULL, &ret, is_blocked_around_another, &inner[i]),
                       k < 2 ? ASYNC_PAUSE : ASYNC_FINISH);
         }

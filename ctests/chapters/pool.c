@@ -1,43 +1,28 @@
-/* The pool: a thread's idle jobs, its limit, and how both are made, renewed and freed. */
-#include "check.h"
+/*
+ * pool.c: a thread's idle jobs and its limit (src/job/pool.rs): how they are made, replaced and
+ * freed, and what happens when memory runs out.
+ */
+#include "every_call.h"
+#include "process.h"
+#include "refusals.h"
 #include <limits.h>
-#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#ifdef WITH_LIBCRYPTO
-# include <openssl/err.h>
-#endif
 
-static int pauses_and_returns_who_it_was(void *arg)
+enum { MIB = 1 << 20 };
+
+/* The start of a job is ASYNC_NO_JOBS and changes nothing. */
+static void check_no_jobs(ASYNC_WAIT_CTX *ctx)
 {
-    int me = *(int *)arg;
-
-    ASYNC_pause_job();
-    return me;
-}
-
-/* Starts a job that pauses once and then returns `me`. */
-static int start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int me)
-{
-    int ret = -77, code;
-
-    *job = NULL;
-    code = ASYNC_start_job(job, ctx, &ret, pauses_and_returns_who_it_was, &me, sizeof(me));
-    CHECK(code == ASYNC_PAUSE ? *job != NULL : *job == NULL);
-    CHECK_INT(ret, -77);
-    return code;
-}
-
-static void finish(ASYNC_JOB **job, int me)
-{
+    ASYNC_JOB *job = NULL;
     int ret = -77;
 
-    CHECK_INT(ASYNC_start_job(job, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    CHECK(*job == NULL);
-    CHECK_INT(ret, me);
+    CHECK_INT(start_pausing_job(&job, ctx, &ret, 1, 0), ASYNC_NO_JOBS);
+    CHECK(job == NULL);
+    CHECK_INT(ret, -77);
 }
 
-/* Exactly n jobs can be had now, beside those that are paused already. */
+/* The limit allows exactly n jobs more than those that are paused. */
 static void check_room_for(int n)
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -45,45 +30,21 @@ static void check_room_for(int n)
     int i;
 
     for (i = 0; i < n; i++)
-        CHECK_INT(start(&job[i], ctx, i), ASYNC_PAUSE);
-    CHECK_INT(start(&job[n], ctx, n), ASYNC_NO_JOBS);
+        job[i] = paused_job(ctx, 1, i);
+    check_no_jobs(ctx);
     for (i = 0; i < n; i++)
-        finish(&job[i], i);
+        finish(job[i], i);
     free(job);
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-#ifndef ON_LIBCRYPTO
-static int stacks_in_use(void)
-{
-    struct rsasync_stats stats;
-
-    RSASYNC_get_stats(&stats, sizeof(stats));
-    return (int)stats.stacks_in_use;
-}
-#endif
-
-/* What the process has mapped (0) or in use (1), in bytes. */
-static size_t memory(int resident)
-{
-    size_t pages[2];
-    FILE *f = fopen("/proc/self/statm", "r");
-
-    CHECK(f != NULL);
-    CHECK_INT(fscanf(f, "%zu %zu", &pages[0], &pages[1]), 2);
-    fclose(f);
-    return pages[resident] * (size_t)sysconf(_SC_PAGESIZE);
-}
-
-enum { MEGABYTE = 1 << 20 };
-
-/* From now on the process can get only `more` bytes more. */
-static void limit_memory(size_t more)
+/* The process can map only this much more memory, until lift_memory_limit(). */
+static void limit_memory(size_t more_bytes)
 {
     struct rlimit limit;
 
     CHECK_INT(getrlimit(RLIMIT_AS, &limit), 0);
-    limit.rlim_cur = memory(0) + more;
+    limit.rlim_cur = (rlim_t)kib("VmSize:") * 1024 + more_bytes;
     CHECK_INT(setrlimit(RLIMIT_AS, &limit), 0);
 }
 
@@ -96,7 +57,7 @@ static void lift_memory_limit(void)
     CHECK_INT(setrlimit(RLIMIT_AS, &limit), 0);
 }
 
-/* The limit */
+/* ---- the limit ---- */
 
 CASE(a_thread_without_init_has_no_limit, EVERYWHERE,
      "A thread that never called ASYNC_init_thread can have any number of jobs")
@@ -107,14 +68,15 @@ CASE(a_thread_without_init_has_no_limit, EVERYWHERE,
     int i;
 
     for (i = 0; i < JOBS; i++)
-        CHECK_INT(start(&job[i], ctx, i), ASYNC_PAUSE);
+        job[i] = paused_job(ctx, 1, i);
     for (i = 0; i < JOBS; i++)
-        finish(&job[i], i);
+        finish(job[i], i);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
 
-CASE(max_zero_is_no_limit, EVERYWHERE, "ASYNC_init_thread(0, 0) sets no limit, also after one")
+CASE(max_zero_is_no_limit, EVERYWHERE,
+     "ASYNC_init_thread(0, 0) sets no limit, and takes an earlier one away")
 {
     enum { JOBS = 500 };
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
@@ -124,9 +86,9 @@ CASE(max_zero_is_no_limit, EVERYWHERE, "ASYNC_init_thread(0, 0) sets no limit, a
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
     CHECK_INT(ASYNC_init_thread(0, 0), 1);
     for (i = 0; i < JOBS; i++)
-        CHECK_INT(start(&job[i], ctx, i), ASYNC_PAUSE);
+        job[i] = paused_job(ctx, 1, i);
     for (i = 0; i < JOBS; i++)
-        finish(&job[i], i);
+        finish(job[i], i);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
@@ -145,30 +107,30 @@ CASE(max_is_the_limit, EVERYWHERE,
 }
 
 CASE(an_end_makes_room_for_a_start, EVERYWHERE,
-     "After ASYNC_NO_JOBS the call can be tried again, and succeeds when a job has ended")
+     "After ASYNC_NO_JOBS the start can be tried again, and succeeds when a job has ended")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
-    ASYNC_JOB *job[3], *more = NULL;
+    ASYNC_JOB *job[3];
     int i;
 
     CHECK_INT(ASYNC_init_thread(3, 0), 1);
     for (i = 0; i < 3; i++)
-        CHECK_INT(start(&job[i], ctx, i), ASYNC_PAUSE);
+        job[i] = paused_job(ctx, 1, i);
     for (i = 3; i < 100; i++) {
-        CHECK_INT(start(&more, ctx, i), ASYNC_NO_JOBS);
-        CHECK_INT(start(&more, ctx, i), ASYNC_NO_JOBS);
+        check_no_jobs(ctx);
+        check_no_jobs(ctx);
         CHECK(ASYNC_get_current_job() == NULL);
-        finish(&job[i % 3], i - 3);
-        CHECK_INT(start(&job[i % 3], ctx, i), ASYNC_PAUSE);
+        finish(job[i % 3], i - 3);
+        job[i % 3] = paused_job(ctx, 1, i);
     }
     for (i = 100; i < 103; i++)
-        finish(&job[i % 3], i - 3);
+        finish(job[i % 3], i - 3);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
 
 CASE(init_above_max_is_refused, EVERYWHERE,
-     "ASYNC_init_thread with init above max, also above a max of 0, is 0; the old pool stays")
+     "ASYNC_init_thread with init above max, also with max 0, is 0, and the limit stays")
 {
     CHECK_INT(ASYNC_init_thread(0, 1), 0);
     CHECK_INT(ASYNC_init_thread(2, 1), 1);
@@ -183,24 +145,16 @@ CASE(init_above_max_is_refused, EVERYWHERE,
 CASE(init_above_max_is_an_invalid_pool_size, EVERYWHERE | NEEDS_LIBCRYPTO,
      "The refusal of init above max queues one error: ASYNC_R_INVALID_POOL_SIZE")
 {
-    static const size_t refused[][2] = { { 3, 4 }, { 0, 1 } };
-    int i;
-
-    for (i = 0; i < 2; i++) {
-        unsigned long error;
-
-        CHECK_INT(ASYNC_init_thread(refused[i][0], refused[i][1]), 0);
-        error = ERR_get_error();
-        CHECK_INT(ERR_GET_LIB(error), ERR_LIB_ASYNC);
-        CHECK_INT(ERR_GET_REASON(error), 103);
-        CHECK(ERR_get_error() == 0);
-    }
+    CHECK_INT(ASYNC_init_thread(3, 4), 0);
+    check_queue(INVALID_POOL_SIZE);
+    CHECK_INT(ASYNC_init_thread(0, 1), 0);
+    check_queue(INVALID_POOL_SIZE);
 }
 #endif
 
 #ifndef ON_LIBCRYPTO
 CASE(a_refused_init_makes_and_frees_nothing, OURS,
-     "ASYNC_init_thread with init above max says why, makes no job and leaves the idle ones")
+     "A refused ASYNC_init_thread says why, makes no job, and keeps the idle jobs")
 {
     CHECK_STR(RSASYNC_last_error(), "");
     CHECK_INT(ASYNC_init_thread(3, 4), 0);
@@ -214,14 +168,14 @@ CASE(a_refused_init_makes_and_frees_nothing, OURS,
 
 CASE(no_jobs_has_a_reason, OURS, "After ASYNC_NO_JOBS RSASYNC_last_error says why")
 {
-    ASYNC_JOB *job, *more;
+    ASYNC_JOB *job;
 
     CHECK_INT(ASYNC_init_thread(1, 0), 1);
-    CHECK_INT(start(&job, NULL, 1), ASYNC_PAUSE);
+    job = paused_job(NULL, 1, 1);
     CHECK_STR(RSASYNC_last_error(), "");
-    CHECK_INT(start(&more, NULL, 2), ASYNC_NO_JOBS);
+    check_no_jobs(NULL);
     CHECK(RSASYNC_last_error()[0] != '\0');
-    finish(&job, 1);
+    finish(job, 1);
     ASYNC_cleanup_thread();
 }
 #endif
@@ -233,19 +187,19 @@ CASE(max_may_be_any_size, UNTIL_3_2, "A max above INT_MAX is taken as it is")
     ASYNC_JOB *job[3];
     int i, k;
 
-    /* Three jobs each: were max cut to an int, the second would be 1, and allow but one. */
+    /* Cut to an int, the second size would be a limit of one, and three jobs would not start. */
     for (k = 0; k < 3; k++) {
         CHECK_INT(ASYNC_init_thread(sizes[k], 1), 1);
         for (i = 0; i < 3; i++)
-            CHECK_INT(start(&job[i], ctx, i), ASYNC_PAUSE);
+            job[i] = paused_job(ctx, 1, i);
         for (i = 0; i < 3; i++)
-            finish(&job[i], i);
+            finish(job[i], i);
         ASYNC_cleanup_thread();
     }
     ASYNC_WAIT_CTX_free(ctx);
 }
 
-static void *has_a_pool_of_its_own(void *arg)
+static void *fills_its_pool(void *arg)
 {
     (void)arg;
     CHECK_INT(ASYNC_init_thread(5, 5), 1);
@@ -255,24 +209,22 @@ static void *has_a_pool_of_its_own(void *arg)
 }
 
 CASE(a_pool_is_its_threads_own, EVERYWHERE,
-     "What a thread does to its pool is nothing to the pool and the jobs of another")
+     "What a thread does to its pool does not affect the pool and jobs of another thread")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job;
-    pthread_t thread;
 
     CHECK_INT(ASYNC_init_thread(3, 2), 1);
-    CHECK_INT(start(&job, ctx, 1), ASYNC_PAUSE);
-    CHECK_INT(pthread_create(&thread, NULL, has_a_pool_of_its_own, NULL), 0);
-    CHECK_INT(pthread_join(thread, NULL), 0);
+    job = paused_job(ctx, 1, 1);
+    on_new_thread(fills_its_pool, NULL);
     check_room_for(2);
-    finish(&job, 1);
+    finish(job, 1);
     check_room_for(3);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
 
-/* Idle jobs */
+/* ---- idle jobs ---- */
 
 #ifndef ON_LIBCRYPTO
 CASE(init_makes_its_jobs_at_once, OURS,
@@ -285,36 +237,36 @@ CASE(init_makes_its_jobs_at_once, OURS,
     CHECK_INT(ASYNC_init_thread(10, 4), 1);
     CHECK_INT(stacks_in_use(), 4);
     for (i = 0; i < 5; i++) {
-        CHECK_INT(start(&job[i], NULL, i), ASYNC_PAUSE);
+        job[i] = paused_job(NULL, 1, i);
         CHECK_INT(stacks_in_use(), i < 4 ? 4 : 5);
     }
     for (i = 0; i < 5; i++)
-        finish(&job[i], i);
+        finish(job[i], i);
     CHECK_INT(stacks_in_use(), 5);
     ASYNC_cleanup_thread();
 }
 
 CASE(idle_jobs_are_used_again, OURS,
-     "A finished job lies idle, and serves the next starts without a new stack")
+     "A finished job becomes idle, and the next start takes it instead of making a stack")
 {
     ASYNC_JOB *job[3];
     int i, k;
 
     for (k = 0; k < 100; k++) {
         for (i = 0; i < 3; i++)
-            CHECK_INT(start(&job[i], NULL, i), ASYNC_PAUSE);
+            job[i] = paused_job(NULL, 1, i);
         for (i = 0; i < 3; i++)
-            finish(&job[(i + k) % 3], (i + k) % 3);
+            finish(job[(i + k) % 3], (i + k) % 3);
         CHECK_INT(stacks_in_use(), 3);
     }
     ASYNC_cleanup_thread();
 }
 #endif
 
-/* Called again */
+/* ---- a second ASYNC_init_thread ---- */
 
 CASE(a_second_init_sets_a_new_limit, EVERYWHERE,
-     "ASYNC_init_thread called again begins a new count at `init`, under the new limit")
+     "A second ASYNC_init_thread replaces the limit, and counts only its own jobs against it")
 {
     CHECK_INT(ASYNC_init_thread(5, 5), 1);
     CHECK_INT(ASYNC_init_thread(2, 0), 1);
@@ -335,19 +287,19 @@ CASE(paused_jobs_do_not_count_against_a_new_limit, EVERYWHERE,
 
     CHECK_INT(ASYNC_init_thread(3, 0), 1);
     for (i = 0; i < 3; i++)
-        CHECK_INT(start(&old[i], ctx, i), ASYNC_PAUSE);
+        old[i] = paused_job(ctx, 1, i);
     CHECK_INT(ASYNC_init_thread(2, 1), 1);
     check_room_for(2);
     for (i = 0; i < 3; i++) {
         CHECK(ASYNC_get_wait_ctx(old[i]) == ctx);
-        finish(&old[i], i);
+        finish(old[i], i);
     }
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
 
 CASE(paused_jobs_join_the_new_pool, EVERYWHERE,
-     "Jobs paused at a second ASYNC_init_thread are idle jobs of the new pool when they finish")
+     "Jobs paused at a second ASYNC_init_thread become idle jobs of the new pool when they end")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *old[3];
@@ -355,13 +307,13 @@ CASE(paused_jobs_join_the_new_pool, EVERYWHERE,
 
     for (i = 0; i < 3; i++) {
         CHECK_INT(ASYNC_init_thread(1, 0), 1);
-        CHECK_INT(start(&old[i], ctx, i), ASYNC_PAUSE);
+        old[i] = paused_job(ctx, 1, i);
     }
     CHECK_INT(ASYNC_init_thread(2, 0), 1);
     check_room_for(2);
-    /* Each adds one job to the two that the limit allows, as an idle job is always taken. */
+    /* Each raises the number of jobs by one: a start takes an idle job whatever the limit. */
     for (i = 0; i < 3; i++) {
-        finish(&old[i], i);
+        finish(old[i], i);
         check_room_for(2 + i + 1);
     }
     ASYNC_WAIT_CTX_free(ctx);
@@ -381,7 +333,7 @@ static int inits_inside(void *arg)
 }
 
 CASE(init_works_inside_a_job, EVERYWHERE,
-     "A running job that calls ASYNC_init_thread goes on, and joins the new pool when it finishes")
+     "A running job that calls ASYNC_init_thread goes on, and joins the new pool when it ends")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL;
@@ -390,7 +342,7 @@ CASE(init_works_inside_a_job, EVERYWHERE,
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
     CHECK_INT(ASYNC_start_job(&job, ctx, &ret, inits_inside, &me, sizeof(me)), ASYNC_PAUSE);
     check_room_for(2);
-    finish(&job, 5);
+    finish(job, 5);
     check_room_for(4);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
@@ -399,20 +351,20 @@ CASE(init_works_inside_a_job, EVERYWHERE,
 #ifndef ON_LIBCRYPTO
 /* libcrypto leaks the old pool and its idle jobs. */
 CASE(a_second_init_frees_the_idle_jobs, OURS,
-     "ASYNC_init_thread called again frees the old pool's idle jobs, and not the paused ones")
+     "A second ASYNC_init_thread frees the old pool's idle jobs, and not the paused ones")
 {
     ASYNC_JOB *job[2];
     int i;
 
     CHECK_INT(ASYNC_init_thread(10, 5), 1);
     for (i = 0; i < 2; i++)
-        CHECK_INT(start(&job[i], NULL, i), ASYNC_PAUSE);
+        job[i] = paused_job(NULL, 1, i);
     CHECK_INT(ASYNC_init_thread(10, 4), 1);
     CHECK_INT(stacks_in_use(), 2 + 4);
     CHECK_INT(ASYNC_init_thread(10, 0), 1);
     CHECK_INT(stacks_in_use(), 2);
     for (i = 0; i < 2; i++)
-        finish(&job[i], i);
+        finish(job[i], i);
     CHECK_INT(stacks_in_use(), 2);
     CHECK_INT(ASYNC_init_thread(10, 1), 1);
     CHECK_INT(stacks_in_use(), 1);
@@ -422,30 +374,30 @@ CASE(a_second_init_frees_the_idle_jobs, OURS,
 #endif
 
 /*
- * libcrypto leaks each old pool. On valgrind the memory of the process is valgrind's;
- * ThreadSanitizer keeps some of each fibre that ever was.
+ * libcrypto leaks each old pool. NOT_ON_VALGRIND: the process's memory is mostly valgrind's own.
+ * NOT_ON_TSAN: it keeps some memory for each fibre that has existed.
  */
 CASE(many_inits_do_not_grow_the_process, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
-     "However often a thread calls ASYNC_init_thread, it holds one pool")
+     "A thread that calls ASYNC_init_thread again and again holds the memory of one pool only")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job;
-    size_t before = 0;
+    long before = 0;
     int i;
 
     for (i = 0; i < 4000; i++) {
         if (i == 400)
-            before = memory(1);
+            before = resident();
         CHECK_INT(ASYNC_init_thread(8, 8), 1);
-        CHECK_INT(start(&job, ctx, i), ASYNC_PAUSE);
-        finish(&job, i);
+        job = paused_job(ctx, 1, i);
+        finish(job, i);
     }
-    CHECK(memory(1) < before + MEGABYTE);
+    CHECK(resident() < before + MIB);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
 
-/* The end of a pool */
+/* ---- the end of a pool ---- */
 
 CASE(cleanup_forgets_the_limit, EVERYWHERE,
      "After ASYNC_cleanup_thread the thread is as if it had never called ASYNC_init_thread")
@@ -458,9 +410,9 @@ CASE(cleanup_forgets_the_limit, EVERYWHERE,
     check_room_for(2);
     ASYNC_cleanup_thread();
     for (i = 0; i < 5; i++)
-        CHECK_INT(start(&job[i], ctx, i), ASYNC_PAUSE);
+        job[i] = paused_job(ctx, 1, i);
     for (i = 0; i < 5; i++)
-        finish(&job[i], i);
+        finish(job[i], i);
     ASYNC_cleanup_thread();
     CHECK_INT(ASYNC_init_thread(2, 0), 1);
     check_room_for(2);
@@ -469,7 +421,7 @@ CASE(cleanup_forgets_the_limit, EVERYWHERE,
 }
 
 CASE(cleanup_can_be_called_at_any_time, EVERYWHERE,
-     "ASYNC_cleanup_thread does no harm on a thread without jobs, as the first call or the tenth")
+     "ASYNC_cleanup_thread may be the first call of a thread, and may be repeated")
 {
     int i;
 
@@ -483,112 +435,47 @@ CASE(cleanup_can_be_called_at_any_time, EVERYWHERE,
     ASYNC_cleanup_thread();
 }
 
-static int calls_back(void *arg)
-{
-    (void)arg;
-    return 1;
-}
-
-static int makes_calls(void *arg)
-{
-    CHECK(arg == NULL);
-    CHECK(ASYNC_get_current_job() != NULL);
-    ASYNC_block_pause();
-    CHECK_INT(ASYNC_pause_job(), 1);
-    ASYNC_unblock_pause();
-    CHECK_INT(ASYNC_pause_job(), 1);
-    return 4;
-}
-
-/* Every function of the API, with its result; outside a job, and none paused. */
-static void check_every_call(void)
-{
-    ASYNC_WAIT_CTX *ctx;
-    ASYNC_JOB *job = NULL;
-    ASYNC_callback_fn callback = NULL;
-    void *data = NULL;
-    OSSL_ASYNC_FD fd = -1, list[2];
-    size_t n = 9, deleted = 9;
-    int key, ret = 0;
-
-    CHECK_INT(ASYNC_is_capable(), 1);
-    CHECK(ASYNC_get_current_job() == NULL);
-    CHECK_INT(ASYNC_pause_job(), 1);
-    ASYNC_block_pause();
-    ASYNC_unblock_pause();
-    ctx = ASYNC_WAIT_CTX_new();
-    CHECK(ctx != NULL);
-    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &key, 7, &ret, NULL), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_get_fd(ctx, &key, &fd, &data), 1);
-    CHECK(fd == 7 && data == &ret);
-    CHECK_INT(ASYNC_WAIT_CTX_get_all_fds(ctx, list, &n), 1);
-    CHECK(n == 1 && list[0] == 7);
-    CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(ctx, NULL, &n, NULL, &deleted), 1);
-    CHECK(n == 1 && deleted == 0);
-    CHECK_INT(ASYNC_WAIT_CTX_set_callback(ctx, calls_back, &key), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_get_callback(ctx, &callback, &data), 1);
-    CHECK(callback == calls_back && data == &key);
-    CHECK_INT(ASYNC_WAIT_CTX_set_status(ctx, ASYNC_STATUS_EAGAIN), 1);
-    CHECK_INT(ASYNC_WAIT_CTX_get_status(ctx), ASYNC_STATUS_EAGAIN);
-    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, makes_calls, NULL, 0), ASYNC_PAUSE);
-    CHECK(ASYNC_get_wait_ctx(job) == ctx);
-    CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &key), 1);
-    CHECK_INT(ASYNC_start_job(&job, ctx, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    CHECK_INT(ret, 4);
-    CHECK_INT(ASYNC_WAIT_CTX_get_all_fds(ctx, NULL, &n), 1);
-    CHECK_INT(n, 0);
-    ASYNC_WAIT_CTX_free(ctx);
-#ifndef ON_LIBCRYPTO
-    {
-        ASYNC_stack_alloc_fn alloc_fn = NULL;
-        ASYNC_stack_free_fn free_fn = NULL;
-
-        CHECK_INT(ASYNC_set_mem_functions(NULL, NULL), 0);
-        ASYNC_get_mem_functions(&alloc_fn, &free_fn);
-        CHECK(alloc_fn != NULL && free_fn != NULL);
-    }
-#endif
-    CHECK_INT(ASYNC_init_thread(2, 1), 1);
-    check_room_for(2);
-}
-
 CASE(every_call_works_after_cleanup, SINCE_3_0,
-     "After ASYNC_cleanup_thread every call works as on a new thread, time and again")
+     "After ASYNC_cleanup_thread every call works as on a new thread, again and again")
 {
     int i;
 
     for (i = 0; i < 3; i++) {
-        check_every_call();
+        make_every_call();
+#ifndef ON_LIBCRYPTO
+        CHECK_INT(ASYNC_set_mem_functions(NULL, NULL), 0);
+#endif
+        CHECK_INT(ASYNC_init_thread(2, 1), 1);
+        check_room_for(2);
         ASYNC_cleanup_thread();
     }
 }
 
-/* libcrypto uses its freed state when such a job ends. */
+/* libcrypto uses the thread's freed state when such a job ends. */
 CASE(cleanup_leaves_paused_jobs_valid, OURS,
      "Jobs paused at ASYNC_cleanup_thread can be paused again and resumed to their end afterwards")
 {
     enum { JOBS = 10 };
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
-    ASYNC_JOB *job[JOBS], *calls = NULL;
+    ASYNC_JOB *job[JOBS], *blocker = NULL;
     int i, ret = 0;
 
     CHECK_INT(ASYNC_init_thread(JOBS + 1, 3), 1);
     for (i = 0; i < JOBS; i++)
-        CHECK_INT(start(&job[i], ctx, i), ASYNC_PAUSE);
-    CHECK_INT(ASYNC_start_job(&calls, ctx, &ret, makes_calls, NULL, 0), ASYNC_PAUSE);
+        job[i] = paused_job(ctx, 1, i);
+    CHECK_INT(ASYNC_start_job(&blocker, ctx, &ret, blocks_and_pauses, NULL, 0), ASYNC_PAUSE);
     ASYNC_cleanup_thread();
     for (i = 0; i < JOBS; i++)
         CHECK(ASYNC_get_wait_ctx(job[i]) == ctx);
     for (i = 0; i < JOBS / 2; i++)
-        finish(&job[i], i);
-    /* The rest ends after one more cleanup, and with a new pool in place. */
+        finish(job[i], i);
+    /* The other jobs end after one more clean-up, in a new pool. */
     ASYNC_cleanup_thread();
     CHECK_INT(ASYNC_init_thread(2, 1), 1);
     check_room_for(2);
     for (; i < JOBS; i++)
-        finish(&job[i], i);
-    CHECK_INT(ASYNC_start_job(&calls, ctx, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    CHECK_INT(ret, 4);
+        finish(job[i], i);
+    finish(blocker, 4);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
@@ -616,25 +503,26 @@ static int cleans_up_inside(void *arg)
     return number;
 }
 
-/* libcrypto frees the state it is running on. */
+/* libcrypto frees the thread's state that the running job uses. */
 CASE(a_running_job_may_clean_up, OURS,
-     "A running job that calls ASYNC_cleanup_thread is still the current one, pauses and ends well")
+     "A running job that calls ASYNC_cleanup_thread stays the current job, and pauses and ends")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB *job = NULL, *paused;
     int me = 6, i, ret = -77;
 
-    CHECK_INT(start(&paused, ctx, 1), ASYNC_PAUSE);
+    paused = paused_job(ctx, 1, 1);
     for (i = 0; i < 2; i++) {
         CHECK_INT(ASYNC_start_job(&job, ctx, &ret, cleans_up_inside, &me, sizeof(me)),
                   ASYNC_PAUSE);
         CHECK(ASYNC_get_current_job() == NULL);
-        /* One pause of the three is blocked; the count must have outlived the clean-up. */
-        CHECK_INT(ASYNC_start_job(&job, ctx, &ret, NULL, NULL, 0), ASYNC_PAUSE);
+        /* The second of its three pauses is blocked: the clean-up has kept the block. */
+        CHECK_INT(resume(&job, &ret), ASYNC_PAUSE);
         CHECK_INT(ret, -77);
-        finish(&job, 6);
+        finish(job, 6);
+        job = NULL;
     }
-    finish(&paused, 1);
+    finish(paused, 1);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
@@ -650,7 +538,7 @@ static int cleans_up_and_pauses(void *arg)
 }
 
 CASE(cleanup_frees_all_that_is_idle, OURS,
-     "ASYNC_cleanup_thread frees the idle jobs and no others: jobs that end later are freed later")
+     "ASYNC_cleanup_thread frees the idle jobs only; a later one frees the jobs that end later")
 {
     ASYNC_JOB *job[2], *cleaner = NULL;
     int i, ret;
@@ -661,23 +549,23 @@ CASE(cleanup_frees_all_that_is_idle, OURS,
 
     CHECK_INT(ASYNC_init_thread(10, 6), 1);
     for (i = 0; i < 2; i++)
-        CHECK_INT(start(&job[i], NULL, i), ASYNC_PAUSE);
+        job[i] = paused_job(NULL, 1, i);
     ASYNC_cleanup_thread();
     CHECK_INT(stacks_in_use(), 2);
-    finish(&job[0], 0);
+    finish(job[0], 0);
     ASYNC_cleanup_thread();
     CHECK_INT(stacks_in_use(), 1);
 
-    /* The same from inside a job: it, and the paused one, are not idle. */
+    /* The same from inside a job: neither this job nor the paused one is idle. */
     CHECK_INT(ASYNC_init_thread(10, 6), 1);
     CHECK_INT(ASYNC_start_job(&cleaner, NULL, &ret, cleans_up_and_pauses, NULL, 0), ASYNC_PAUSE);
-    finish(&job[1], 1);
-    CHECK_INT(ASYNC_start_job(&cleaner, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
+    finish(job[1], 1);
+    finish(cleaner, 6);
     ASYNC_cleanup_thread();
     CHECK_INT(stacks_in_use(), 0);
 }
 
-static void *has_six_idle_jobs(void *arg)
+static void *leaves_six_idle_jobs(void *arg)
 {
     CHECK(arg == NULL);
     CHECK_INT(ASYNC_init_thread(6, 6), 1);
@@ -687,15 +575,13 @@ static void *has_six_idle_jobs(void *arg)
 }
 
 CASE(a_threads_end_cleans_up, OURS,
-     "What ASYNC_cleanup_thread frees is freed by itself when a thread ends")
+     "The end of a thread frees what ASYNC_cleanup_thread would free")
 {
     struct rsasync_stats stats;
-    pthread_t thread;
     int i;
 
     for (i = 0; i < 10; i++) {
-        CHECK_INT(pthread_create(&thread, NULL, has_six_idle_jobs, NULL), 0);
-        CHECK_INT(pthread_join(thread, NULL), 0);
+        on_new_thread(leaves_six_idle_jobs, NULL);
         CHECK_INT(stacks_in_use(), 0);
     }
     RSASYNC_get_stats(&stats, sizeof(stats));
@@ -703,47 +589,47 @@ CASE(a_threads_end_cleans_up, OURS,
 }
 #endif
 
+enum { FRAME_BYTES = 96 << 10 };
+
 static int touches_its_stack(void *arg)
 {
-    unsigned char stack[96 << 10];
+    unsigned char frame[FRAME_BYTES];
     size_t i, sum = 0;
 
     (void)arg;
-    memset(stack, 1, sizeof(stack));
+    memset(frame, 1, sizeof(frame));
     ASYNC_pause_job();
-    for (i = 0; i < sizeof(stack); i++)
-        sum += stack[i];
+    for (i = 0; i < sizeof(frame); i++)
+        sum += frame[i];
     return (int)sum;
 }
 
 /*
- * libcrypto's stacks are too small for this one. On valgrind the memory of the process is
- * valgrind's; the sanitizers keep what they noted of the stacks.
+ * libcrypto's stacks, 32 KiB, are too small for the frame. NOT_ON_VALGRIND: the process's memory
+ * is mostly valgrind's own. Not on the sanitizers: they keep shadow memory of the stacks.
  */
 CASE(cleanup_gives_the_stacks_memory_back, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
-     "The memory that jobs used for their stacks is the system's again after ASYNC_cleanup_thread")
+     "ASYNC_cleanup_thread returns the memory that jobs used on their stacks to the system")
 {
-    enum { JOBS = 400, STACK = 96 << 10 };
+    enum { JOBS = 400 };
     ASYNC_JOB *job[JOBS] = { NULL };
-    size_t before = memory(1);
+    long before = resident();
     int i, ret;
 
     for (i = 0; i < JOBS; i++)
         CHECK_INT(ASYNC_start_job(&job[i], NULL, &ret, touches_its_stack, NULL, 0), ASYNC_PAUSE);
-    CHECK(memory(1) >= before + (size_t)JOBS * STACK);
-    for (i = 0; i < JOBS; i++) {
-        CHECK_INT(ASYNC_start_job(&job[i], NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
-        CHECK_INT(ret, STACK);
-    }
+    CHECK(resident() >= before + JOBS * FRAME_BYTES);
+    for (i = 0; i < JOBS; i++)
+        finish(job[i], FRAME_BYTES);
     ASYNC_cleanup_thread();
-    CHECK(memory(1) < before + 4 * MEGABYTE);
+    CHECK(resident() < before + 4 * MIB);
 }
 
-/* When memory ends */
+/* ---- when memory runs out ---- */
 
 static int next_number;
 
-/* As pauses_and_returns_who_it_was, but without args, which could not be copied either. */
+/* Without args: when memory is out, the copy of args would be what fails. */
 static int pauses_and_returns_its_number(void *arg)
 {
     int me = next_number++;
@@ -753,46 +639,42 @@ static int pauses_and_returns_its_number(void *arg)
     return me;
 }
 
-/* Not even a few stacks' worth of memory can be had. */
+/* Whether the memory of a few stacks cannot be mapped. */
 static int memory_is_out(void)
 {
-    return mmap(NULL, 4 * MEGABYTE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED;
+    return mmap(NULL, 4 * MIB, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED;
 }
 
-/*
- * Not on valgrind and ThreadSanitizer, here and below: their own memory would come under the
- * limit.
- */
+/* Not on valgrind and ThreadSanitizer, here and below: the limit applies to their memory too. */
 CASE(init_makes_do_with_fewer, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
-     "If memory ends while ASYNC_init_thread makes jobs, it succeeds with fewer; the limit stays")
+     "An ASYNC_init_thread that runs out of memory succeeds with fewer jobs, and sets its limit")
 {
     enum { JOBS = 2000 };
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB **job = calloc(JOBS + 1, sizeof(*job));
     int i;
 
-    limit_memory(24 * MEGABYTE);
+    limit_memory(24 * MIB);
     CHECK_INT(ASYNC_init_thread(JOBS, JOBS), 1);
     CHECK(memory_is_out());
 #ifndef ON_LIBCRYPTO
     CHECK(stacks_in_use() > 0);
     CHECK(stacks_in_use() < JOBS);
 #endif
-    CHECK_INT(start(&job[0], ctx, 0), ASYNC_PAUSE);
-    finish(&job[0], 0);
+    finish(paused_job(ctx, 1, 0), 0);
     lift_memory_limit();
     for (i = 0; i < JOBS; i++)
-        CHECK_INT(start(&job[i], ctx, i), ASYNC_PAUSE);
-    CHECK_INT(start(&job[JOBS], ctx, i), ASYNC_NO_JOBS);
+        job[i] = paused_job(ctx, 1, i);
+    check_no_jobs(ctx);
     for (i = 0; i < JOBS; i++)
-        finish(&job[i], i);
+        finish(job[i], i);
     free(job);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
 
 #ifdef WITH_LIBCRYPTO
-/* libcrypto queues an error when it is the job, and not its stack, that memory is short of. */
+/* libcrypto queues an error if the allocation that fails is the job's, not the stack's. */
 CASE(running_out_of_memory_for_jobs_queues_nothing,
      OURS | NEEDS_LIBCRYPTO | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "Neither an ASYNC_init_thread that makes fewer jobs nor ASYNC_NO_JOBS queues an error")
@@ -802,10 +684,9 @@ CASE(running_out_of_memory_for_jobs_queues_nothing,
     ASYNC_JOB **job = calloc(JOBS, sizeof(*job));
     int i, made, code, ret;
 
-    /* What a thread needs besides its jobs is there before memory ends. */
-    CHECK_INT(start(&job[0], ctx, 0), ASYNC_PAUSE);
-    finish(&job[0], 0);
-    limit_memory(24 * MEGABYTE);
+    /* The first job allocates what the thread needs besides jobs, before the limit. */
+    finish(paused_job(ctx, 1, 0), 0);
+    limit_memory(24 * MIB);
     CHECK_INT(ASYNC_init_thread(JOBS, JOBS), 1);
     CHECK(ERR_peek_error() == 0);
     for (made = 0; made < JOBS; made++) {
@@ -817,7 +698,7 @@ CASE(running_out_of_memory_for_jobs_queues_nothing,
     CHECK(ERR_peek_error() == 0);
     lift_memory_limit();
     for (i = 0; i < made; i++)
-        finish(&job[i], i);
+        finish(job[i], i);
     free(job);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
@@ -825,14 +706,14 @@ CASE(running_out_of_memory_for_jobs_queues_nothing,
 #endif
 
 CASE(no_jobs_when_no_stack_can_be_had, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
-     "When memory is out a start gives ASYNC_NO_JOBS, and all jobs made before still work")
+     "A start that finds no memory for a stack is ASYNC_NO_JOBS, and the other jobs still work")
 {
     enum { JOBS = 20000 };
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
     ASYNC_JOB **job = calloc(JOBS, sizeof(*job)), *more = NULL;
     int made, i, code, ret = -77;
 
-    limit_memory(100 * MEGABYTE);
+    limit_memory(100 * MIB);
     for (made = 0; made < JOBS; made++) {
         code = ASYNC_start_job(&job[made], ctx, &ret, pauses_and_returns_its_number, NULL, 0);
         if (code != ASYNC_PAUSE)
@@ -843,13 +724,12 @@ CASE(no_jobs_when_no_stack_can_be_had, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN
     CHECK_INT(next_number, made);
     CHECK(memory_is_out());
 
-    /* Half of them end; the idle jobs they leave can be started, and then no more. */
-    for (i = 0; i < made; i += 2) {
-        CHECK_INT(ASYNC_start_job(&job[i], ctx, &ret, NULL, NULL, 0), ASYNC_FINISH);
-        CHECK_INT(ret, i);
-    }
+    /* Half of the jobs end, and as many idle jobs can be started, but no more. */
+    for (i = 0; i < made; i += 2)
+        finish(job[i], i);
     for (i = 0; i < made; i += 2) {
         next_number = i;
+        job[i] = NULL;
         CHECK_INT(ASYNC_start_job(&job[i], ctx, &ret, pauses_and_returns_its_number, NULL, 0),
                   ASYNC_PAUSE);
     }
@@ -857,15 +737,13 @@ CASE(no_jobs_when_no_stack_can_be_had, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN
         CHECK_INT(ASYNC_start_job(&more, ctx, &ret, pauses_and_returns_its_number, NULL, 0),
                   ASYNC_NO_JOBS);
 
-    /* Memory comes back, and with it new jobs. */
+    /* With memory there are new jobs again. */
     lift_memory_limit();
     CHECK_INT(ASYNC_start_job(&more, ctx, &ret, pauses_and_returns_its_number, NULL, 0),
               ASYNC_PAUSE);
-    CHECK_INT(ASYNC_start_job(&more, ctx, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    for (i = made - 1; i >= 0; i--) {
-        CHECK_INT(ASYNC_start_job(&job[i], ctx, &ret, NULL, NULL, 0), ASYNC_FINISH);
-        CHECK_INT(ret, i);
-    }
+    CHECK_INT(resume(&more, &ret), ASYNC_FINISH);
+    for (i = made - 1; i >= 0; i--)
+        finish(job[i], i);
     free(job);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();

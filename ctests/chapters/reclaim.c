@@ -1,29 +1,30 @@
-/* reclaim.c: what idle jobs keep of the memory that they have touched, and how it comes back. */
+/*
+ * reclaim.c: idle jobs that a thread has not needed for ten seconds give the memory of their stacks
+ * back, but for a page each; RSASYNC_trim_thread frees all idle jobs at once.
+ */
+#include "jobs.h"
 #include "process.h"
-#include <pthread.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 
-/*
- * All of it is OURS: libcrypto keeps the stacks of idle jobs as they are.
- */
-enum { KIB = 1024, DEEP = 64 * KIB };
+/* All cases are OURS: libcrypto keeps the stacks of idle jobs as they are. */
+enum { KIB = 1024, DEEP_BYTES = 64 * KIB };
 
-/* The process's resident memory is looked at, and that of these is in it. */
+/* For cases that measure resident memory, of which valgrind and the sanitizers have their own. */
 enum { MEASURED = OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN };
 
-/* ---- jobs that go deep ---- */
+/* ---- jobs that touch much of their stacks ---- */
 
 __attribute__((noinline)) static int touch_deep(int seed)
 {
-    volatile unsigned char depth[DEEP];
+    volatile unsigned char depth[DEEP_BYTES];
     int sum = 0;
 
-    for (int i = 0; i < DEEP; i += KIB)
+    for (int i = 0; i < DEEP_BYTES; i += KIB)
         depth[i] = (unsigned char)(seed + i / KIB);
-    for (int i = 0; i < DEEP; i += KIB)
+    for (int i = 0; i < DEEP_BYTES; i += KIB)
         sum += depth[i];
     return sum;
 }
@@ -42,21 +43,22 @@ static int light_job(void *unused)
     return 5;
 }
 
-/* A job is paused in the midst of its depth, and finds it as it was. */
-static int paused_deep_job(void *unused)
+/* Writes 64 KiB of its stack, pauses, and finds them unchanged. */
+static int stack_checking_job(void *unused)
 {
-    volatile unsigned char depth[DEEP];
+    volatile unsigned char depth[DEEP_BYTES];
 
     (void)unused;
-    for (int i = 0; i < DEEP; i++)
+    for (int i = 0; i < DEEP_BYTES; i++)
         depth[i] = (unsigned char)(i / 7);
     ASYNC_pause_job();
-    for (int i = 0; i < DEEP; i++)
+    for (int i = 0; i < DEEP_BYTES; i++)
         CHECK_INT(depth[i], (unsigned char)(i / 7));
     return 8;
 }
 
-static ASYNC_JOB *start(int (*func)(void *), int number)
+/* A job at its first pause; func gets a copy of the number. */
+static ASYNC_JOB *start_paused(int (*func)(void *), int number)
 {
     ASYNC_JOB *job = NULL;
     int ret;
@@ -65,26 +67,19 @@ static ASYNC_JOB *start(int (*func)(void *), int number)
     return job;
 }
 
-static int finish(ASYNC_JOB *job)
-{
-    int ret = -1;
-
-    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_FINISH);
-    return ret;
-}
-
-/* So many jobs at once, each of which goes deep; then they are idle. */
+/* Has this many jobs at once, each of which touches 64 KiB of its stack; then they are idle. */
 static void burst(int count)
 {
     static ASYNC_JOB *jobs[1000];
 
     CHECK(count <= 1000);
     for (int i = 0; i < count; i++)
-        jobs[i] = start(deep_job, i);
+        jobs[i] = start_paused(deep_job, i);
     for (int i = 0; i < count; i++)
-        CHECK_INT(finish(jobs[i]), touch_deep(i));
+        finish(jobs[i], touch_deep(i));
 }
 
+/* Runs this many jobs, one at a time, which touch little. */
 static void light_work(int count)
 {
     for (int i = 0; i < count; i++) {
@@ -96,22 +91,23 @@ static void light_work(int count)
     }
 }
 
-/* ---- by itself ---- */
+/* ---- without a call ---- */
 
-/* The library's clock is the program's: this one can be put forward. */
-static long put_forward;
+/*
+ * The library's calls of clock_gettime and madvise come here. The cases advance the clock, and
+ * count how often memory is given back.
+ */
+static long clock_offset_seconds;
+static int given_back;
 
 int clock_gettime(clockid_t clock, struct timespec *time)
 {
     long result = syscall(SYS_clock_gettime, clock, time);
 
     if (result == 0 && clock == CLOCK_MONOTONIC)
-        time->tv_sec += put_forward;
+        time->tv_sec += clock_offset_seconds;
     return (int)result;
 }
-
-/* Its madvise is the program's, too: how often memory was given back. */
-static int given_back;
 
 int madvise(void *start, size_t length, int advice)
 {
@@ -119,73 +115,73 @@ int madvise(void *start, size_t length, int advice)
     return (int)syscall(SYS_madvise, start, length, advice);
 }
 
-/* A thread looks when so many jobs have finished, and says so in rsasync.h. */
-enum { LOOK_EVERY = 256 };
+/* How many jobs of a thread finish between two checks of its idle jobs; rsasync.h tells it too. */
+enum { JOBS_PER_CHECK = 256 };
 
-/* A busy time of so many seconds, in which one job at a time is enough. */
+/* This many seconds of light work, with a check in each. */
 static void light_seconds(int seconds)
 {
     for (int i = 0; i < seconds; i++) {
-        put_forward++;
-        light_work(LOOK_EVERY);
+        clock_offset_seconds++;
+        light_work(JOBS_PER_CHECK);
     }
 }
 
-CASE(what_was_not_needed_for_long_comes_back, MEASURED,
-     "after a burst, idle jobs that the thread does without for a while keep a page each")
+CASE(idle_jobs_give_memory_back, MEASURED,
+     "idle jobs that a thread has not needed for more than ten seconds keep a page of memory each")
 {
     enum { COUNT = 1000 };
     long before = resident();
 
     burst(COUNT);
-    CHECK(resident() - before >= COUNT * (long)DEEP);
+    CHECK(resident() - before >= COUNT * (long)DEEP_BYTES);
     light_seconds(25);
     CHECK(resident() - before <= COUNT * sysconf(_SC_PAGESIZE) * 3 / 2);
-    /* They are as good as before. */
+    /* A second burst uses them again. */
     burst(COUNT);
-    CHECK(resident() - before >= COUNT * (long)DEEP);
+    CHECK(resident() - before >= COUNT * (long)DEEP_BYTES);
     light_seconds(25);
     CHECK(resident() - before <= COUNT * sysconf(_SC_PAGESIZE) * 3 / 2);
     ASYNC_cleanup_thread();
 }
 
-CASE(a_quiet_thread_gives_back_as_well, MEASURED,
-     "so they do if only now and then a job finishes, many seconds after the last")
+CASE(a_quiet_thread_gives_memory_back, MEASURED,
+     "idle jobs give memory back also where jobs finish only rarely, seconds after each other")
 {
     enum { COUNT = 1000 };
     long before = resident(), high;
 
     burst(COUNT);
     high = resident();
-    for (int i = 0; i < COUNT + 3 * LOOK_EVERY; i++) {
-        put_forward += 2;
+    for (int i = 0; i < COUNT + 3 * JOBS_PER_CHECK; i++) {
+        clock_offset_seconds += 2;
         light_work(1);
     }
     CHECK(resident() - before <= high / 8);
     ASYNC_cleanup_thread();
 }
 
-CASE(jobs_that_are_gone_are_left_alone, OURS,
-     "idle jobs may be freed, or used again, while others are still to give back")
+CASE(freed_and_reused_jobs_are_left_alone, OURS,
+     "idle jobs may be freed or used again before the library gives their memory back")
 {
     for (int used = 0; used < 2; used++) {
         burst(1000);
         for (int i = 0; i < 2; i++) {
-            put_forward += 11;
-            light_work(LOOK_EVERY);
+            clock_offset_seconds += 11;
+            light_work(JOBS_PER_CHECK);
         }
         if (used)
             burst(900);
         else
             ASYNC_cleanup_thread();
-        light_work(2 * LOOK_EVERY);
+        light_work(2 * JOBS_PER_CHECK);
     }
     burst(1000);
     ASYNC_cleanup_thread();
 }
 
-CASE(what_is_used_meanwhile_comes_back_later, MEASURED,
-     "jobs that are used while others give back do so themselves, when they have not been needed")
+CASE(jobs_used_meanwhile_give_memory_back_later, MEASURED,
+     "jobs used while others give memory back do so themselves once they are not needed")
 {
     enum { COUNT = 1000 };
     long before = resident(), high;
@@ -193,19 +189,19 @@ CASE(what_is_used_meanwhile_comes_back_later, MEASURED,
     burst(COUNT);
     high = resident();
     for (int i = 0; i < 2; i++) {
-        put_forward += 11;
-        light_work(LOOK_EVERY);
+        clock_offset_seconds += 11;
+        light_work(JOBS_PER_CHECK);
     }
     burst(COUNT / 5);
-    put_forward += 11;
-    light_work(LOOK_EVERY);
+    clock_offset_seconds += 11;
+    light_work(JOBS_PER_CHECK);
     light_seconds(25);
     CHECK(resident() - before <= high / 8);
     ASYNC_cleanup_thread();
 }
 
-CASE(what_has_come_back_costs_nothing_more, OURS,
-     "a job gives back once, not again and again as long as it is idle")
+CASE(idle_jobs_give_memory_back_once, OURS,
+     "a job that stays idle gives its memory back once")
 {
     enum { COUNT = 500 };
 
@@ -221,66 +217,68 @@ CASE(what_has_come_back_costs_nothing_more, OURS,
     ASYNC_cleanup_thread();
 }
 
-CASE(paused_jobs_keep_what_they_have, OURS, "what an idle job gives back, a paused one keeps")
+CASE(paused_jobs_keep_their_memory, OURS,
+     "a paused job gives no memory back, however long it is paused")
 {
     ASYNC_JOB *paused;
 
     burst(100);
-    paused = start(paused_deep_job, 0);
+    paused = start_paused(stack_checking_job, 0);
     light_seconds(25);
-    CHECK_INT(finish(paused), 8);
+    finish(paused, 8);
     ASYNC_cleanup_thread();
 }
 
-CASE(a_job_that_pauses_meanwhile_keeps_what_it_has, OURS,
-     "a job that was idle when a period began, and is paused when it ends, keeps what it has")
+CASE(a_job_paused_meanwhile_keeps_its_memory, OURS,
+     "a job that is idle when a period of ten seconds begins, and paused when it ends, keeps its "
+     "memory")
 {
-    /* A period begins, and after ten seconds the next. */
+    /* The job starts at every second of a period. */
     for (int seconds = 1; seconds < 12; seconds++) {
         ASYNC_JOB *paused;
 
         burst(100);
         light_seconds(seconds);
-        paused = start(paused_deep_job, 0);
+        paused = start_paused(stack_checking_job, 0);
         light_seconds(25);
-        CHECK_INT(finish(paused), 8);
+        finish(paused, 8);
         ASYNC_cleanup_thread();
     }
 }
 
-static int marks_its_depth(void *number)
+static int stack_marking_job(void *number)
 {
-    volatile unsigned char depth[DEEP];
+    volatile unsigned char depth[DEEP_BYTES];
     int mark = *(int *)number % 255 + 1;
 
-    for (int i = 0; i < DEEP; i += KIB)
+    for (int i = 0; i < DEEP_BYTES; i += KIB)
         depth[i] = (unsigned char)mark;
     ASYNC_pause_job();
-    for (int i = 0; i < DEEP; i += KIB)
+    for (int i = 0; i < DEEP_BYTES; i += KIB)
         CHECK_INT(depth[i], mark);
     return mark;
 }
 
-CASE(jobs_needed_while_they_are_given_back_keep_what_they_have, OURS,
-     "idle jobs that are started when the library has not come to them yet keep what they have")
+CASE(jobs_started_before_their_turn_keep_their_memory, OURS,
+     "idle jobs that start again before the library comes to them keep what they then write")
 {
-    enum { COUNT = 3 * LOOK_EVERY };
+    enum { COUNT = 3 * JOBS_PER_CHECK };
     static ASYNC_JOB *jobs[COUNT];
 
     for (int seconds = 8; seconds < 25; seconds++) {
         burst(COUNT);
         light_seconds(seconds);
         for (int i = 0; i < COUNT; i++)
-            jobs[i] = start(marks_its_depth, i);
-        light_work(2 * LOOK_EVERY);
+            jobs[i] = start_paused(stack_marking_job, i);
+        light_work(2 * JOBS_PER_CHECK);
         for (int i = 0; i < COUNT; i++)
-            CHECK_INT(finish(jobs[i]), i % 255 + 1);
+            finish(jobs[i], i % 255 + 1);
         ASYNC_cleanup_thread();
     }
 }
 
-CASE(what_is_needed_again_and_again_stays, MEASURED,
-     "jobs that are used every few seconds keep their pages, however many they are")
+CASE(jobs_needed_often_keep_their_memory, MEASURED,
+     "jobs used every eight seconds keep their pages, however many there are")
 {
     enum { COUNT = 500 };
     struct rusage before, after;
@@ -291,96 +289,88 @@ CASE(what_is_needed_again_and_again_stays, MEASURED,
         CHECK_INT(getrusage(RUSAGE_SELF, &before), 0);
         burst(COUNT);
         CHECK_INT(getrusage(RUSAGE_SELF, &after), 0);
-        /* A page that had gone back would be faulted in, 16 for each job. */
+        /* Had a job given its memory back, it would fault in 16 pages. */
         CHECK(after.ru_minflt - before.ru_minflt < COUNT);
         light_seconds(8);
     }
     ASYNC_cleanup_thread();
 }
 
-CASE(nothing_comes_back_too_early, MEASURED,
-     "within ten seconds of its use a job keeps its pages, whatever else the thread does")
+CASE(jobs_needed_lately_keep_their_memory, MEASURED,
+     "a job keeps its pages for nine seconds after its use, whatever else the thread does")
 {
     enum { COUNT = 500 };
 
     for (int offset = 0; offset < 10; offset += 3) {
         long before;
 
-        put_forward += 11;
-        light_seconds(1 + offset); /* a period begins with the first of them */
+        clock_offset_seconds += 11;
+        light_seconds(1 + offset); /* the first of them ends a period, and begins the next */
         burst(COUNT);
         before = resident();
         light_seconds(9);
-        CHECK(resident() > before - COUNT * (long)DEEP / 10);
+        CHECK(resident() > before - COUNT * (long)DEEP_BYTES / 10);
         ASYNC_cleanup_thread();
     }
 }
 
-CASE(it_is_given_back_bit_by_bit, MEASURED,
-     "no call gives back the memory of more than some jobs")
+CASE(memory_is_given_back_in_small_steps, MEASURED,
+     "no call gives back the memory of more than 16 jobs")
 {
-    enum { COUNT = 1000, SOME = 16 };
+    enum { COUNT = 1000, MOST_JOBS = 16 };
     long last, most = 0;
 
     burst(COUNT);
     last = resident();
-    for (int i = 0; i < 25 * LOOK_EVERY; i++) {
+    for (int i = 0; i < 25 * JOBS_PER_CHECK; i++) {
         long now;
 
-        if (i % LOOK_EVERY == 0)
-            put_forward++;
+        if (i % JOBS_PER_CHECK == 0)
+            clock_offset_seconds++;
         light_work(1);
         now = resident();
         if (last - now > most)
             most = last - now;
         last = now;
     }
-    CHECK(most >= DEEP);
-    CHECK(most <= SOME * (long)(DEEP + 16 * KIB));
+    CHECK(most >= DEEP_BYTES);
+    CHECK(most <= MOST_JOBS * (long)(DEEP_BYTES + 16 * KIB));
     ASYNC_cleanup_thread();
 }
 
-/* ---- asked for ---- */
+/* ---- RSASYNC_trim_thread ---- */
 
 #ifndef ON_LIBCRYPTO
-static uint64_t stacks(void)
-{
-    struct rsasync_stats stats;
-
-    RSASYNC_get_stats(&stats, sizeof stats);
-    return stats.stacks_in_use;
-}
-
 static void check_trim(void)
 {
     enum { COUNT = 200 };
     long before, gone;
-    size_t said;
+    size_t returned;
 
     burst(COUNT);
     before = resident();
     errno = 77;
-    said = RSASYNC_trim_thread();
+    returned = RSASYNC_trim_thread();
     CHECK_INT(errno, 77);
     gone = before - resident();
-    CHECK(said >= COUNT * (size_t)DEEP);
-    CHECK(said <= COUNT * (size_t)(DEEP + 32 * KIB));
-    CHECK(labs(gone - (long)said) <= (long)said / 20);
-    CHECK_INT(stacks(), 0);
+    CHECK(returned >= COUNT * (size_t)DEEP_BYTES);
+    CHECK(returned <= COUNT * (size_t)(DEEP_BYTES + 32 * KIB));
+    CHECK(labs(gone - (long)returned) <= (long)returned / 20);
+    CHECK_INT(stacks_in_use(), 0);
     CHECK_INT(RSASYNC_trim_thread(), 0);
     burst(COUNT);
-    CHECK_INT(stacks(), COUNT);
+    CHECK_INT(stacks_in_use(), COUNT);
     ASYNC_cleanup_thread();
 }
 
-CASE(trim_says_what_it_gives_back, MEASURED,
-     "RSASYNC_trim_thread gives back what idle jobs have touched, and says how much that was")
+CASE(trim_returns_the_bytes_given_back, MEASURED,
+     "RSASYNC_trim_thread gives back what idle jobs have touched, and returns how much that is")
 {
     check_trim();
 }
 
-CASE(trim_says_what_it_gives_back_of_large_stacks, MEASURED,
-     "the same of stacks that are larger than their jobs will ever need")
+CASE(trim_returns_the_bytes_given_back_of_large_stacks, MEASURED,
+     "the same with stacks of 1 MiB, of which jobs touch a small part")
 {
     CHECK_INT(setenv("RSASYNC_STACK_SIZE", "1M", 1), 0);
     check_trim();
@@ -388,28 +378,29 @@ CASE(trim_says_what_it_gives_back_of_large_stacks, MEASURED,
 
 static int trimming_job(void *idle)
 {
-    CHECK(RSASYNC_trim_thread() >= *(int *)idle * (size_t)DEEP);
-    CHECK_INT(stacks(), 2);
+    CHECK(RSASYNC_trim_thread() >= *(int *)idle * (size_t)DEEP_BYTES);
+    CHECK_INT(stacks_in_use(), 2);
     CHECK_INT(ASYNC_pause_job(), 1);
     return 6;
 }
 
 CASE(trim_leaves_jobs_that_have_not_finished, OURS,
-     "RSASYNC_trim_thread frees idle jobs only: paused ones and the running one go on")
+     "RSASYNC_trim_thread frees idle jobs only; paused jobs and the running one go on")
 {
     int idle = 20;
     ASYNC_JOB *paused, *running;
 
     burst(idle + 2);
-    paused = start(paused_deep_job, 0);
-    running = start(trimming_job, idle);
-    CHECK_INT(finish(paused), 8);
-    CHECK_INT(finish(running), 6);
-    CHECK_INT(stacks(), 2);
-    CHECK(RSASYNC_trim_thread() >= DEEP);
-    CHECK_INT(stacks(), 0);
+    paused = start_paused(stack_checking_job, 0);
+    running = start_paused(trimming_job, idle);
+    finish(paused, 8);
+    finish(running, 6);
+    CHECK_INT(stacks_in_use(), 2);
+    CHECK(RSASYNC_trim_thread() >= DEEP_BYTES);
+    CHECK_INT(stacks_in_use(), 0);
 }
 
+/* Whether the limit refuses another job. */
 static int refused(void)
 {
     ASYNC_JOB *job = NULL;
@@ -425,50 +416,48 @@ CASE(trim_leaves_the_limit, OURS,
 
     CHECK_INT(ASYNC_init_thread(2, 2), 1);
     CHECK(RSASYNC_trim_thread() > 0);
-    CHECK_INT(stacks(), 0);
-    first = start(deep_job, 1);
-    second = start(deep_job, 2);
+    CHECK_INT(stacks_in_use(), 0);
+    first = start_paused(deep_job, 1);
+    second = start_paused(deep_job, 2);
     CHECK(refused());
-    finish(second);
+    finish(second, touch_deep(2));
     RSASYNC_trim_thread();
-    second = start(deep_job, 3);
+    second = start_paused(deep_job, 3);
     CHECK(refused());
-    finish(first);
-    finish(second);
+    finish(first, touch_deep(1));
+    finish(second, touch_deep(3));
     ASYNC_cleanup_thread();
 }
 
-CASE(trim_does_not_count_jobs_of_before, OURS,
-     "jobs made before ASYNC_init_thread are not counted, when they are trimmed neither")
+CASE(trim_of_older_jobs_leaves_the_count, OURS,
+     "jobs made before ASYNC_init_thread do not count against its limit, nor does trimming them")
 {
-    ASYNC_JOB *job = start(deep_job, 1);
+    ASYNC_JOB *job = start_paused(deep_job, 1);
 
     CHECK_INT(ASYNC_init_thread(1, 0), 1);
-    finish(job);
-    CHECK(RSASYNC_trim_thread() >= DEEP);
-    job = start(deep_job, 2);
+    finish(job, touch_deep(1));
+    CHECK(RSASYNC_trim_thread() >= DEEP_BYTES);
+    job = start_paused(deep_job, 2);
     CHECK(refused());
-    finish(job);
+    finish(job, touch_deep(2));
     ASYNC_cleanup_thread();
 }
 
-static void *trim(void *said)
+static void *trim(void *returned)
 {
-    *(size_t *)said = RSASYNC_trim_thread();
+    *(size_t *)returned = RSASYNC_trim_thread();
     return NULL;
 }
 
-CASE(trim_is_about_the_calling_thread, OURS,
-     "RSASYNC_trim_thread leaves other threads' idle jobs, and finds nothing in a new thread")
+CASE(trim_frees_jobs_of_the_calling_thread_only, OURS,
+     "RSASYNC_trim_thread leaves other threads' idle jobs, and returns 0 in a new thread")
 {
-    pthread_t thread;
-    size_t said = 1;
+    size_t returned = 1;
 
     burst(3);
-    CHECK_INT(pthread_create(&thread, NULL, trim, &said), 0);
-    CHECK_INT(pthread_join(thread, NULL), 0);
-    CHECK_INT(said, 0);
-    CHECK_INT(stacks(), 3);
+    on_new_thread(trim, &returned);
+    CHECK_INT(returned, 0);
+    CHECK_INT(stacks_in_use(), 3);
     ASYNC_cleanup_thread();
 }
 
@@ -486,8 +475,8 @@ static void own_free(void *stack)
     free(stack);
 }
 
-CASE(trim_gives_a_programs_own_stacks_to_its_function, OURS,
-     "stacks from a program's own function go back whole to its other one, and count so")
+CASE(trim_frees_a_programs_own_stacks, OURS,
+     "stacks from a program's own alloc go to its own free, and their whole size is returned")
 {
     CHECK_INT(ASYNC_set_mem_functions(own_alloc, own_free), 1);
     burst(4);
@@ -495,8 +484,8 @@ CASE(trim_gives_a_programs_own_stacks_to_its_function, OURS,
     CHECK_INT(freed, 4);
 }
 
-CASE(a_programs_own_stacks_are_left_as_they_are, OURS,
-     "of idle jobs on stacks from a program's own function no memory is given back by itself")
+CASE(a_programs_own_stacks_keep_their_memory, OURS,
+     "idle jobs on stacks from a program's own alloc give no memory back without a call")
 {
     CHECK_INT(ASYNC_set_mem_functions(own_alloc, own_free), 1);
     burst(300);
@@ -505,19 +494,19 @@ CASE(a_programs_own_stacks_are_left_as_they_are, OURS,
     ASYNC_cleanup_thread();
 }
 
-CASE(trim_says_nothing_of_what_it_cannot_give_back, MEASURED,
-     "locked memory of stacks beside that of a paused job stays, and RSASYNC_trim_thread says so")
+CASE(trim_does_not_count_locked_memory, MEASURED,
+     "locked memory in the region of a paused job's stack stays, and RSASYNC_trim_thread returns 0")
 {
     ASYNC_JOB *paused;
 
     CHECK_INT(mlockall(MCL_FUTURE), 0);
     burst(3);
-    paused = start(paused_deep_job, 0);
+    paused = start_paused(stack_checking_job, 0);
     errno = 77;
     CHECK_INT(RSASYNC_trim_thread(), 0);
     CHECK_INT(errno, 77);
-    CHECK_INT(stacks(), 1);
-    CHECK_INT(finish(paused), 8);
+    CHECK_INT(stacks_in_use(), 1);
+    finish(paused, 8);
     ASYNC_cleanup_thread();
 }
 #endif

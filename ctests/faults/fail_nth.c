@@ -1,10 +1,10 @@
 /*
- * fail_nth.c: stands between librsasync.so and libc and makes calls for memory fail.
+ * fail_nth.c: makes the library's calls for memory fail, by the plan in fail_nth.h.
  *
- * Linked into a program, these functions come before libc's for every library of the process.
- * Only calls that return into librsasync.so are counted and can fail; the program's own, and
- * libc's and libcrypto's, pass. (libfiu's preload can't tell callers apart by library, nor
- * count to n, and has no posix_memalign.)
+ * Every library of the process calls the functions of this file, which the program defines, instead
+ * of libc's. Only calls with a return address in librsasync.so are counted and can fail; those of
+ * the program, of libc and of libcrypto are passed on. (libfiu's preload cannot tell callers apart
+ * by library nor count to n, and has no posix_memalign.)
  */
 #define _GNU_SOURCE
 #include "fail_nth.h"
@@ -18,7 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define MADV_GUARD_INSTALL_ 102
+enum { GUARD_INSTALL = 102 }; /* MADV_GUARD_INSTALL, which old headers do not have */
 
 struct faults *faults;
 static uintptr_t library_start, library_end;
@@ -40,20 +40,21 @@ static int find_library(struct dl_phdr_info *info, size_t size, void *arg)
     return 1;
 }
 
-__attribute__((constructor)) static void start(void)
+__attribute__((constructor)) static void find_librsasync(void)
 {
     if (dl_iterate_phdr(find_library, NULL) == 0)
         abort();
 }
 
-/* Whether the call that will return there is the library's, and counts. */
-static int is_ours(void *return_address)
+/* Whether a call with this return address is the library's, and calls are counted. */
+static int is_library_call(void *return_address)
 {
     uintptr_t address = (uintptr_t)return_address;
 
     return faults != NULL && address >= library_start && address < library_end;
 }
 
+/* Counts a call, and tells whether it fails. */
 static int fails(enum kind kind)
 {
     if (kind != faults->kind)
@@ -66,92 +67,97 @@ static int fails(enum kind kind)
     return 1;
 }
 
-/* libc's own, by the names that it keeps for those who replace them. */
+/* libc's own functions, under the names that it has for programs that replace them. */
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *block, size_t size);
 void *__libc_memalign(size_t alignment, size_t size);
 void __libc_free(void *block);
 
-#define OURS is_ours(__builtin_return_address(0))
+#define BY_LIBRARY is_library_call(__builtin_return_address(0))
 
-static void *counted(int ours, void *block)
+/* Counts a block that the library has got. */
+static void *counted(int by_library, void *block)
 {
-    if (ours && block != NULL)
+    if (by_library && block != NULL)
         faults->blocks++;
     return block;
 }
 
 void *malloc(size_t size)
 {
-    int ours = OURS;
+    int by_library = BY_LIBRARY;
 
-    return ours && fails(MALLOC) ? NULL : counted(ours, __libc_malloc(size));
+    return by_library && fails(MALLOC) ? NULL : counted(by_library, __libc_malloc(size));
 }
 
 void *calloc(size_t count, size_t size)
 {
-    int ours = OURS;
+    int by_library = BY_LIBRARY;
 
-    return ours && fails(MALLOC) ? NULL : counted(ours, __libc_calloc(count, size));
+    return by_library && fails(MALLOC) ? NULL : counted(by_library, __libc_calloc(count, size));
 }
 
 void *realloc(void *block, size_t size)
 {
-    int ours = OURS;
+    int by_library = BY_LIBRARY;
 
-    if (ours && fails(MALLOC))
+    if (by_library && fails(MALLOC))
         return NULL;
-    return counted(ours && block == NULL, __libc_realloc(block, size));
+    return counted(by_library && block == NULL, __libc_realloc(block, size));
 }
 
 void *aligned_alloc(size_t alignment, size_t size)
 {
-    int ours = OURS;
+    int by_library = BY_LIBRARY;
 
-    return ours && fails(MALLOC) ? NULL : counted(ours, __libc_memalign(alignment, size));
+    return by_library && fails(MALLOC) ? NULL : counted(by_library, __libc_memalign(alignment, size));
 }
 
 int posix_memalign(void **block, size_t alignment, size_t size)
 {
-    int ours = OURS;
+    int by_library = BY_LIBRARY;
 
-    if (ours && fails(MALLOC))
+    if (by_library && fails(MALLOC))
         return ENOMEM;
-    *block = counted(ours, __libc_memalign(alignment, size));
+    *block = counted(by_library, __libc_memalign(alignment, size));
     return *block == NULL ? ENOMEM : 0;
 }
 
 void free(void *block)
 {
-    if (OURS && block != NULL)
+    if (BY_LIBRARY && block != NULL)
         faults->blocks--;
     __libc_free(block);
 }
 
-static void *map(int ours, void *at, size_t length, int protection, int flags, int fd, off_t offset)
+static void *map(int by_library, void *at, size_t length, int protection, int flags, int fd,
+                 off_t offset)
 {
     void *start;
 
-    if (ours && fails(MMAP))
+    if (by_library && fails(MMAP))
         return MAP_FAILED;
     start = (void *)syscall(SYS_mmap, at, length, protection, flags, fd, offset);
-    if (ours && start != MAP_FAILED)
+    if (by_library && start != MAP_FAILED)
         faults->mapped += (long)length;
     return start;
 }
 
 void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {
-    return map(OURS, at, length, protection, flags, fd, offset);
+    return map(BY_LIBRARY, at, length, protection, flags, fd, offset);
 }
 
 void *mmap64(void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {
-    return map(OURS, at, length, protection, flags, fd, offset);
+    return map(BY_LIBRARY, at, length, protection, flags, fd, offset);
 }
 
-/* The library's last act in a call may be a jump here, which returns into the program. */
+/*
+ * Whoever calls: the library may end a function with a jump here (a tail call), and the return
+ * address is its caller's then.
+ */
 int munmap(void *start, size_t length)
 {
     int result = (int)syscall(SYS_munmap, start, length);
@@ -163,8 +169,8 @@ int munmap(void *start, size_t length)
 
 int madvise(void *start, size_t length, int advice)
 {
-    if (OURS) {
-        if (faults->no_markers && advice == MADV_GUARD_INSTALL_) {
+    if (BY_LIBRARY) {
+        if (faults->no_markers && advice == GUARD_INSTALL) {
             errno = EINVAL;
             return -1;
         }
@@ -176,7 +182,7 @@ int madvise(void *start, size_t length, int advice)
 
 int mprotect(void *start, size_t length, int protection)
 {
-    if (OURS && fails(MPROTECT))
+    if (BY_LIBRARY && fails(MPROTECT))
         return -1;
     return (int)syscall(SYS_mprotect, start, length, protection);
 }

@@ -1,21 +1,21 @@
-/* fail_nth.h: which of the library's calls for memory are to fail; see fail_nth.c. */
+/* fail_nth.h: the plan of which calls for memory fail, and what was counted; see fail_nth.c. */
 #ifndef FAIL_NTH_H
 #define FAIL_NTH_H
 
 enum kind { MALLOC, MMAP, MADVISE, MPROTECT };
 
 struct faults {
-    /* The plan: the calls of this kind from the first to the last fail, counted from 1. */
+    /* The calls of this kind from number `first` to number `last` fail, counted from 1. */
     enum kind kind;
     long first, last;
-    /* The kernel is to seem older than 6.13: it has no guard markers. */
+    /* The kernel refuses guard markers, as before Linux 6.13. */
     int no_markers;
-    /* What came of it. */
+    /* The calls of this kind, and those that failed. */
     long calls, failed;
-    /* What the library has now: blocks of malloc's, bytes of mmap's. */
+    /* What the library has now: blocks of malloc, bytes of mmap. */
     long blocks, mapped;
 };
 
-/* NULL: nothing fails and nothing is counted. */
+/* If NULL, no call fails or is counted. */
 extern struct faults *faults;
 #endif

@@ -1,20 +1,16 @@
 /*
- * faults.c: memory that can't be had. The same scenario is run again and again, each time in
- * a process of its own, with the first, the second, ... of the library's calls failing, that
- * call alone or all from there on, until the scenario makes no more of them.
+ * faults.c: whichever call for memory fails, the library's call does what it can without, or is
+ * refused, and nothing is lost. A scenario runs many times, each time in a process of its own. In
+ * the nth run the nth of the library's calls for memory fails, alone or with all later ones, until
+ * a run has fewer than n.
  */
-#include "check.h"
+#include "stacks.h"
 #include "fail_nth.h"
 #include <limits.h>
 #include <malloc.h>
-#include <pthread.h>
 #include <stdbool.h>
-#include <sys/mman.h>
-#ifdef WITH_LIBCRYPTO
-# include <openssl/err.h>
-#endif
 
-/* ---- what every call must do ---------------------------------------------------------- */
+/* ---- calls with checks of what they do if memory fails --------------------------------- */
 
 static void queue_is_empty(void)
 {
@@ -23,8 +19,8 @@ static void queue_is_empty(void)
 #endif
 }
 
-/* The call before was refused for want of memory, and says so. */
-static void refused(long failed_before)
+/* The last call was refused for want of memory: a call for memory failed, and the error says so. */
+static void check_refused(long failed_before)
 {
     CHECK_INT(faults->kind, MALLOC);
     CHECK(faults->failed > failed_before);
@@ -32,27 +28,29 @@ static void refused(long failed_before)
 #ifdef WITH_LIBCRYPTO
     unsigned long error = ERR_get_error();
 
-    CHECK_INT(ERR_GET_LIB(error), 51);
+    CHECK_INT(ERR_GET_LIB(error), ERR_LIB_ASYNC);
     CHECK_INT(ERR_GET_REASON(error), ERR_R_MALLOC_FAILURE);
     queue_is_empty();
 #endif
 }
 
-/* The library copies this much to the heap, and less than that to the job's stack. */
-enum { ON_HEAP = 1025, ERRNO = 4711 };
+/* The library copies arguments of this size or more to the heap, and smaller ones to the stack. */
+enum { ON_HEAP_BYTES = 1025 };
+/* A value of errno that no call sets. */
+enum { OTHER_ERRNO = 4711 };
 
-static int start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*func)(void *), void *args,
-                 size_t size)
+static int try_start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*func)(void *),
+                     void *args, size_t size)
 {
     long failed = faults->failed;
-    int code, number;
+    int code, errno_after;
 
-    errno = ERRNO;
+    errno = OTHER_ERRNO;
     code = ASYNC_start_job(job, ctx, ret, func, args, size);
-    number = errno;
+    errno_after = errno;
     if (code == ASYNC_ERR) {
-        CHECK(*job == NULL && size >= ON_HEAP);
-        refused(failed);
+        CHECK(*job == NULL && size >= ON_HEAP_BYTES);
+        check_refused(failed);
         return code;
     }
     queue_is_empty();
@@ -64,14 +62,14 @@ static int start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*func)(voi
     }
     CHECK(code == ASYNC_PAUSE || code == ASYNC_FINISH);
     CHECK((*job != NULL) == (code == ASYNC_PAUSE));
-    CHECK_INT(number, ERRNO);
+    CHECK_INT(errno_after, OTHER_ERRNO);
     return code;
 }
 
-/* A job that exists needs no memory to go on. */
-static int resume(ASYNC_JOB **job, int *ret)
+/* A resume needs no memory. */
+static int must_resume(ASYNC_JOB **job, int *ret)
 {
-    int code = ASYNC_start_job(job, NULL, ret, NULL, NULL, 0);
+    int code = resume(job, ret);
 
     queue_is_empty();
     CHECK(code == ASYNC_PAUSE || code == ASYNC_FINISH);
@@ -90,36 +88,36 @@ static ASYNC_WAIT_CTX *new_ctx(void)
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
 
     if (ctx == NULL)
-        refused(failed);
+        check_refused(failed);
     else
         queue_is_empty();
     return ctx;
 }
 
-/* Descriptors that a context has, and those that were cleaned up. */
-enum { MOST_FDS = 200 };
-static int cleaned[MOST_FDS];
+enum { MAX_FDS = 200 };
+/* How often the cleanup of each fd was called. */
+static int cleaned[MAX_FDS];
 
-static void clean(ASYNC_WAIT_CTX *ctx, const void *key, int fd, void *data)
+static void cleanup(ASYNC_WAIT_CTX *ctx, const void *key, int fd, void *data)
 {
     CHECK(ctx != NULL && data == &cleaned[fd] && key == &cleaned[fd]);
     cleaned[fd]++;
 }
 
-/* Adds a descriptor, or shows that the context is as it was. */
+/* Adds an fd. If that is refused the context is as it was. */
 static bool set_fd(ASYNC_WAIT_CTX *ctx, int fd)
 {
-    int before[MOST_FDS], after[MOST_FDS];
+    int before[MAX_FDS], after[MAX_FDS];
     size_t count_before, count_after, added;
     long failed = faults->failed;
     int found;
 
     CHECK(ASYNC_WAIT_CTX_get_all_fds(ctx, before, &count_before));
-    added = (size_t)ASYNC_WAIT_CTX_set_wait_fd(ctx, &cleaned[fd], fd, &cleaned[fd], clean);
+    added = (size_t)ASYNC_WAIT_CTX_set_wait_fd(ctx, &cleaned[fd], fd, &cleaned[fd], cleanup);
     if (added)
         queue_is_empty();
     else
-        refused(failed);
+        check_refused(failed);
     CHECK(ASYNC_WAIT_CTX_get_all_fds(ctx, after, &count_after));
     CHECK_INT(count_after, count_before + added);
     CHECK(memcmp(after + added, before, count_before * sizeof(int)) == 0);
@@ -131,22 +129,11 @@ static bool set_fd(ASYNC_WAIT_CTX *ctx, int fd)
 
 /* ---- guards ---------------------------------------------------------------------------- */
 
-/* Whether a touch below a job's stack would fault: the kernel is asked to read from there. */
+/* Whether the memory below a job's stack is inaccessible. */
 static bool has_guard(ASYNC_JOB *job)
 {
-    /* The job lies at the top of 132 KiB; below them are 64 KiB of guard. */
-    const char *inside = (const char *)job - (160 << 10);
-    static int ends[2];
-    char byte;
-
-    if (ends[1] == 0)
-        CHECK(pipe(ends) == 0);
-    if (write(ends[1], inside, 1) == 1) {
-        CHECK(read(ends[0], &byte, 1) == 1);
-        return false;
-    }
-    CHECK_INT(errno, EFAULT);
-    return true;
+    /* The job lies at the top of a stack of 132 KiB: this address is in the guard below. */
+    return !readable((const char *)job - DEFAULT_BYTES - GUARD_BYTES / 2);
 }
 
 static struct rsasync_stats stats(void)
@@ -157,7 +144,7 @@ static struct rsasync_stats stats(void)
     return now;
 }
 
-/* These jobs are all that there are: their stacks are counted, with guards or without. */
+/* The library counts the stacks of these jobs, which are all, and those without a guard. */
 static void check_stats(ASYNC_JOB **jobs, int count)
 {
     struct rsasync_stats now = stats();
@@ -170,7 +157,7 @@ static void check_stats(ASYNC_JOB **jobs, int count)
     CHECK_INT(now.stacks_in_use, in_use);
     CHECK_INT(now.stacks_unguarded, unguarded);
     CHECK_INT(now.jobs_abandoned, 0);
-    /* Where one way to make a guard fails there is the other. */
+    /* If madvise fails to make a guard, mprotect makes it. */
     CHECK(unguarded == 0 || (faults->kind == MPROTECT && (long)unguarded <= faults->failed));
 }
 
@@ -190,7 +177,7 @@ struct args {
     unsigned char filling[];
 };
 
-/* Finds its arguments as they were given, before and after each pause. */
+/* Its arguments are unchanged before and after each pause. */
 static int pausing_job(void *copy)
 {
     const struct args *args = copy;
@@ -217,54 +204,56 @@ static int start_pausing(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int seed, size_t 
     for (size_t at = sizeof(struct args); at < size; at++)
         given.bytes[at] = (unsigned char)(seed + at - sizeof(struct args));
     *job = NULL;
-    code = start(job, ctx, &ret, pausing_job, &given, size);
+    code = try_start(job, ctx, &ret, pausing_job, &given, size);
     memset(&given, 0, size);
     CHECK(code != ASYNC_FINISH || ret == seed);
     return code;
 }
 
-static void finish(ASYNC_JOB **job, int seed)
+/* Resumes the job, if it was started, until it has finished. */
+static void run_to_end(ASYNC_JOB **job, int seed)
 {
     int ret = -1;
 
     while (*job != NULL)
-        CHECK(resume(job, &ret) == ASYNC_PAUSE || ret == seed);
+        CHECK(must_resume(job, &ret) == ASYNC_PAUSE || ret == seed);
 }
 
-/* A pool with a limit, jobs with contexts of their own, arguments of all sizes. */
+/* A pool with a limit; jobs with a context each, and with arguments of all sizes. */
 static void pool(void)
 {
-    static const size_t sizes[] = { sizeof(struct args), 100, 1024, ON_HEAP, 5000, 100000 };
+    static const size_t sizes[] = { sizeof(struct args), 100, 1024, ON_HEAP_BYTES, 5000, 100000 };
     enum { JOBS = 6 };
     ASYNC_WAIT_CTX *ctxs[JOBS];
     ASYNC_JOB *jobs[JOBS] = { NULL }, *more = NULL;
-    int paused = 0, had[JOBS], ret;
+    int paused = 0, was_set[JOBS], ret;
 
     memset(cleaned, 0, sizeof(cleaned));
     init_thread(JOBS, 3);
     for (int i = 0; i < JOBS; i++) {
         ctxs[i] = new_ctx();
-        had[i] = ctxs[i] != NULL && set_fd(ctxs[i], i);
+        was_set[i] = ctxs[i] != NULL && set_fd(ctxs[i], i);
         paused += start_pausing(&jobs[i], ctxs[i], i, sizes[i], i % 3 + 1) == ASYNC_PAUSE;
     }
     if (paused == JOBS) {
-        ret = ASYNC_start_job(&more, NULL, &ret, pausing_job, &more, sizeof(more));
-        CHECK(ret == ASYNC_NO_JOBS && more == NULL);
+        CHECK_INT(ASYNC_start_job(&more, NULL, &ret, pausing_job, &more, sizeof(more)),
+                  ASYNC_NO_JOBS);
+        CHECK(more == NULL);
         queue_is_empty();
         check_stats(jobs, JOBS);
     }
     for (int i = 0; i < JOBS; i++) {
         CHECK(jobs[i] == NULL || ASYNC_get_wait_ctx(jobs[i]) == ctxs[i]);
         if (i % 2 == 0)
-            finish(&jobs[i], i);
+            run_to_end(&jobs[i], i);
         ASYNC_WAIT_CTX_free(ctxs[i]);
-        finish(&jobs[i], i);
-        CHECK_INT(cleaned[i], had[i]);
+        run_to_end(&jobs[i], i);
+        CHECK_INT(cleaned[i], was_set[i]);
     }
     cleanup_thread();
 }
 
-/* More jobs than one mapping has room for, finished in another order. */
+/* More jobs than one region has stacks for, which finish in another order than they start. */
 static void crowd(void)
 {
     enum { JOBS = 70 };
@@ -274,39 +263,39 @@ static void crowd(void)
         start_pausing(&jobs[i], NULL, i, 64, 2);
     check_stats(jobs, JOBS);
     for (int i = 0; i < JOBS; i += 3)
-        finish(&jobs[i], i);
+        run_to_end(&jobs[i], i);
     init_thread(0, 0);
     check_stats(jobs, JOBS);
     for (int i = 0; i < JOBS; i += 3)
         start_pausing(&jobs[i], NULL, i, 64, 1);
     check_stats(jobs, JOBS);
     for (int i = 0; i < JOBS; i++)
-        finish(&jobs[i], i);
+        run_to_end(&jobs[i], i);
     cleanup_thread();
 }
 
-/* A context with many descriptors, some of them cleared. */
-static void descriptors(void)
+/* A context with many fds, some of them cleared. */
+static void fds(void)
 {
-    bool had[MOST_FDS];
+    bool was_set[MAX_FDS];
     ASYNC_WAIT_CTX *ctx = new_ctx();
 
     if (ctx == NULL)
         return;
     memset(cleaned, 0, sizeof(cleaned));
-    for (int i = 0; i < MOST_FDS; i++) {
-        had[i] = set_fd(ctx, i);
+    for (int i = 0; i < MAX_FDS; i++) {
+        was_set[i] = set_fd(ctx, i);
         if (i % 5 == 0) {
-            CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &cleaned[i]), had[i]);
-            had[i] = false;
+            CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &cleaned[i]), was_set[i]);
+            was_set[i] = false;
         }
     }
     ASYNC_WAIT_CTX_free(ctx);
-    for (int i = 0; i < MOST_FDS; i++)
-        CHECK_INT(cleaned[i], had[i]);
+    for (int i = 0; i < MAX_FDS; i++)
+        CHECK_INT(cleaned[i], was_set[i]);
 }
 
-/* A job that starts a job that starts a job, each with a large copy; all pause. */
+/* A job function: nests jobs as deep as its argument says; all have a large copy, and pause. */
 static int nested_job(void *copy)
 {
     char given[3000];
@@ -318,8 +307,8 @@ static int nested_job(void *copy)
     ASYNC_pause_job();
     if (*depth > 0) {
         do {
-            code = inner == NULL ? start(&inner, NULL, &ret, nested_job, given, sizeof(given))
-                                 : resume(&inner, &ret);
+            code = inner == NULL ? try_start(&inner, NULL, &ret, nested_job, given, sizeof(given))
+                                 : must_resume(&inner, &ret);
             ASYNC_pause_job();
         } while (code == ASYNC_PAUSE);
         CHECK(code == ASYNC_FINISH || ret == 0);
@@ -335,14 +324,14 @@ static void nested(void)
     int ret = 0, code;
 
     memset(given, 3, sizeof(given));
-    code = start(&job, NULL, &ret, nested_job, given, sizeof(given));
+    code = try_start(&job, NULL, &ret, nested_job, given, sizeof(given));
     while (code == ASYNC_PAUSE)
-        code = resume(&job, &ret);
+        code = must_resume(&job, &ret);
     CHECK(code != ASYNC_FINISH || (ret >= 1 && ret <= 4));
     CHECK(code != ASYNC_FINISH || ret == 4 || faults->failed > 0);
 }
 
-/* The default functions for stacks, called by the program. */
+/* The default alloc and free, called by the program. */
 static void stack_functions(void)
 {
     ASYNC_stack_alloc_fn alloc;
@@ -362,19 +351,18 @@ static void stack_functions(void)
     queue_is_empty();
 }
 
-/* Leaves the cleaning up to the thread's end. */
+/* A thread that ends with idle jobs, and without ASYNC_cleanup_thread. */
 static void *in_thread(void *arg)
 {
-    ASYNC_JOB *jobs[5];
+    ASYNC_JOB *jobs[4];
 
     pool();
     nested();
     init_thread(4, 2);
-    for (int i = 0; i < 5; i++)
-        if (i < 4)
-            start_pausing(&jobs[i], NULL, i, 2000, 1);
     for (int i = 0; i < 4; i++)
-        finish(&jobs[i], i);
+        start_pausing(&jobs[i], NULL, i, 2000, 1);
+    for (int i = 0; i < 4; i++)
+        run_to_end(&jobs[i], i);
     return arg;
 }
 
@@ -386,7 +374,7 @@ static void scenario(void)
     cleanup_thread();
     pool();
     crowd();
-    descriptors();
+    fds();
     nested();
     cleanup_thread();
     stack_functions();
@@ -396,11 +384,11 @@ static void scenario(void)
 }
 
 /*
- * What the library keeps is the memory of wait contexts, each with a small list. After this
- * they are as many as this makes, whatever was before, all with a list: the number of blocks
- * is always the same, or something is lost.
+ * The library keeps the memory of freed wait contexts, each with a list of entries. After this it
+ * has as many of them as this makes, whatever it had before: the number of blocks is the same in
+ * every run, or memory is lost.
  */
-static void settle(void)
+static void fill_free_list(void)
 {
     enum { CONTEXTS = 40 };
     ASYNC_WAIT_CTX *ctxs[CONTEXTS];
@@ -414,24 +402,24 @@ static void settle(void)
         ASYNC_WAIT_CTX_free(ctxs[i]);
     CHECK_INT(start_pausing(&job, NULL, 1, 5000, 1), ASYNC_PAUSE);
     CHECK(has_guard(job));
-    finish(&job, 1);
+    run_to_end(&job, 1);
     cleanup_thread();
 }
 
-/* ---- every call ------------------------------------------------------------------------ */
+/* ---- runs ------------------------------------------------------------------------------ */
 
 static void whole_run(void)
 {
     alarm(30);
-    mallopt(M_PERTURB, 0xa5); /* memory that was freed shows */
+    mallopt(M_PERTURB, 0xa5); /* overwrites freed memory, so that its use shows */
     scenario();
     faults->last = 0;
-    settle();
+    fill_free_list();
     scenario();
-    settle();
+    fill_free_list();
 }
 
-/* Runs it in a process of its own with such a plan; returns whether it ended well. */
+/* Runs it in a process of its own with this plan, and tells whether every check held. */
 static bool run(enum kind kind, bool no_markers, long first, long last)
 {
     int status;
@@ -447,7 +435,8 @@ static bool run(enum kind kind, bool no_markers, long first, long last)
     return status == 0;
 }
 
-static void every_call(enum kind kind, bool no_markers)
+/* One run for each call of this kind. */
+static void fail_every_call(enum kind kind, bool no_markers)
 {
     int wrong = 0;
     long kept;
@@ -474,31 +463,33 @@ static void every_call(enum kind kind, bool no_markers)
     CHECK_INT(wrong, 0);
 }
 
-static void both(enum kind kind)
+/* With guard markers in the kernel, and without. */
+static void fail_every_call_on_both_kernels(enum kind kind)
 {
     faults = mmap(NULL, sizeof(*faults), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(faults != MAP_FAILED);
-    if (kind != MPROTECT) /* not called where there are markers */
-        every_call(kind, false);
-    every_call(kind, true);
+    if (kind != MPROTECT) /* which is not called where there are guard markers */
+        fail_every_call(kind, false);
+    fail_every_call(kind, true);
 }
 
-CASE(malloc_fails, OURS, "without memory on the heap a call is refused, and nothing is lost")
+CASE(malloc_fails, OURS,
+     "if malloc fails a call is refused with an error, and no memory is lost")
 {
-    both(MALLOC);
+    fail_every_call_on_both_kernels(MALLOC);
 }
 
-CASE(mmap_fails, OURS, "without memory for a stack there is no job, which is no error")
+CASE(mmap_fails, OURS, "if mmap fails there is no job, and no error is queued")
 {
-    both(MMAP);
+    fail_every_call_on_both_kernels(MMAP);
 }
 
-CASE(madvise_fails, OURS, "without advice to the kernel stacks work, and are counted right")
+CASE(madvise_fails, OURS, "if madvise fails stacks work, and those without a guard are counted")
 {
-    both(MADVISE);
+    fail_every_call_on_both_kernels(MADVISE);
 }
 
-CASE(mprotect_fails, OURS, "a stack that can't be protected works, and is counted")
+CASE(mprotect_fails, OURS, "if mprotect fails stacks work, and those without a guard are counted")
 {
-    both(MPROTECT);
+    fail_every_call_on_both_kernels(MPROTECT);
 }

@@ -1,24 +1,24 @@
 /*
- * check.h: what every test program of this folder is written with.
+ * check.h: what every test program is written with: CASE, CHECK, and the flags of a case.
  *
- * A program is a chapter of the contract, a CASE one promise of it. The runner
- * (runner.rs) asks the program for its list, and runs each case in a process of
- * its own, in each of these ways:
+ * A program in ctests/chapters is a chapter of the contract; a CASE is one promise of it. The
+ * runner (harness/chapters.rs) asks the program for its list of cases and runs each one in a
+ * process of its own, in each of these ways:
  *
  *   way         built against         linked with             run with
  *   alone       rsasync's header      -lrsasync
  *   linked      rsasync's header      -lrsasync -lcrypto
  *   preloaded   OpenSSL's header      -lcrypto                LD_PRELOAD=librsasync.so
  *   libcrypto   OpenSSL's header      -lcrypto
- *   valgrind    as `alone` or, for what needs it, as `linked`; under valgrind
+ *   valgrind    as `alone`, or as `linked` for a case that needs libcrypto; under valgrind
  *   asan        the same, built by clang with AddressSanitizer and UBSan
  *   tsan        the same, built by clang with ThreadSanitizer
  *
- * `libcrypto` proves that a case tests OpenSSL's contract and not our idea of it. Two
- * macros tell the ways apart at compile time: WITH_LIBCRYPTO (all but `alone`),
- * ON_LIBCRYPTO (OpenSSL's header: `preloaded` and `libcrypto`).
+ * The way `libcrypto` tests OpenSSL's own implementation: it proves that a case states OpenSSL's
+ * contract. Two macros tell the ways apart at compile time: WITH_LIBCRYPTO (all ways that link
+ * libcrypto), ON_LIBCRYPTO (OpenSSL's header: `preloaded` and `libcrypto`).
  *
- * The matrix (matrix.rs) does the same with other versions of OpenSSL, but for the last three.
+ * The version matrix (tools/matrix.rs) runs the first four ways with other OpenSSL versions too.
  */
 #ifndef CHECK_H
 #define CHECK_H
@@ -41,20 +41,21 @@
 # include <openssl/opensslv.h>
 #endif
 
-/* Where a case holds; the flags may be or-ed. */
+/* In which ways a case is run; the flags may be or-ed. */
 enum {
-    EVERYWHERE = 0,      /* on libcrypto too */
-    OURS = 1,            /* libcrypto crashes, leaks or differs here: all ways but `libcrypto` */
+    EVERYWHERE = 0,      /* in all ways */
+    OURS = 1,            /* not `libcrypto`, which crashes, leaks or differs here */
     NEEDS_LIBCRYPTO = 2, /* not `alone` */
-    /* What the tool can't do, or what it replaces; say why beside the case. */
+    /* For what the tool cannot do or replaces by its own; a comment at the case says what. */
     NOT_ON_VALGRIND = 4,
     NOT_ON_ASAN = 8,
     NOT_ON_TSAN = 16
 };
 
 /*
- * Where a case holds whose functions libcrypto has only since a version. Before it these are
- * weak here: a program for that OpenSSL can be linked, and has them if it is preloaded.
+ * SINCE_x: the flag of a case whose functions libcrypto has since OpenSSL x; before that the case
+ * is OURS. Programs for an older OpenSSL get these functions as weak declarations, so that they
+ * can be linked with its libcrypto, and find them when rsasync is preloaded.
  */
 #if defined(ON_LIBCRYPTO) && OPENSSL_VERSION_NUMBER < 0x30000000L
 # define SINCE_3_0 OURS
@@ -85,7 +86,7 @@ void ASYNC_get_mem_functions(ASYNC_stack_alloc_fn *alloc, ASYNC_stack_free_fn *d
 #else
 # define SINCE_3_2 EVERYWHERE
 #endif
-/* Where a case holds that libcrypto has done otherwise since. */
+/* The flag of a case that libcrypto fulfils before OpenSSL 3.2, and breaks since. */
 #if defined(ON_LIBCRYPTO) && OPENSSL_VERSION_NUMBER >= 0x30200000L
 # define UNTIL_3_2 OURS
 #else
@@ -112,14 +113,14 @@ static struct check_case *check_cases;
     } \
     static void name_(void)
 
-/* A check that fails names its place and ends the process with status 1. */
+/* A check that fails prints its file and line, and ends the process with status 1. */
 #define CHECK(cond) \
     do { \
         if (!(cond)) \
             check_fail(__FILE__, __LINE__, #cond); \
     } while (0)
 
-/* The same for two integers, which it shows. */
+/* The same for two integers; a failure prints both. */
 #define CHECK_INT(got, want) \
     do { \
         long long got_ = (long long)(got), want_ = (long long)(want); \
@@ -129,7 +130,7 @@ static struct check_case *check_cases;
         } \
     } while (0)
 
-/* The same for two strings. */
+/* The same for two strings; a failure prints both. */
 #define CHECK_STR(got, want) \
     do { \
         const char *got_ = (got), *want_ = (want); \
@@ -148,8 +149,8 @@ __attribute__((noreturn, unused)) static void check_fail(const char *file, int l
 }
 
 /*
- * Runs f in a child process, quietly. Returns 0 if the child ended well, the number
- * of the signal that ended it, or minus its exit status.
+ * Runs f in a child process, `quiet` with its stderr discarded. Returns 0 if the child exits with
+ * status 0, the number of the signal that ended it, or minus its exit status.
  */
 __attribute__((unused)) static int check_child(void (*f)(void), int quiet)
 {

@@ -1,10 +1,16 @@
-/* process.h: what memory this process has. */
+/* process.h: the memory of this process, and the stacks that the library has in it. */
 #ifndef PROCESS_H
 #define PROCESS_H
 
 #include "check.h"
 
-/* A line of /proc/self/status, in KiB. */
+/*
+ * The inaccessible memory below each stack, in bytes. behaviour.md promises at least this much;
+ * GUARD in src/stack/region.rs is what the library reserves.
+ */
+#define GUARD_BYTES (64 * 1024)
+
+/* The value of a line of /proc/self/status, in KiB; `name` is the line's start: "VmSize:". */
 __attribute__((unused)) static long kib(const char *name)
 {
     char line[256];
@@ -20,7 +26,10 @@ __attribute__((unused)) static long kib(const char *name)
     return value;
 }
 
-/* The process's resident memory in bytes, less the pages of files, which come and go. */
+/*
+ * The process's resident anonymous memory in bytes. The kernel drops and reloads the pages of
+ * files as it likes, so they are not counted.
+ */
 __attribute__((unused)) static long resident(void)
 {
     FILE *f = fopen("/proc/self/statm", "r");
@@ -31,4 +40,15 @@ __attribute__((unused)) static long resident(void)
     fclose(f);
     return (here - of_files) * sysconf(_SC_PAGESIZE);
 }
+
+#ifndef ON_LIBCRYPTO
+/* How many stacks the jobs of all threads hold, idle jobs included. */
+__attribute__((unused)) static int stacks_in_use(void)
+{
+    struct rsasync_stats stats;
+
+    RSASYNC_get_stats(&stats, sizeof(stats));
+    return (int)stats.stacks_in_use;
+}
+#endif
 #endif

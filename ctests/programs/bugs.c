@@ -1,13 +1,13 @@
-/* bugs.c: cases with a bug each, in a function that a job calls, for a sanitizer to find. */
-#include "check.h"
-#include <pthread.h>
+/* bugs.c: each case has a bug in a function that a job calls; a sanitizer has to report it. */
+#include "jobs.h"
 #include <sched.h>
 
 #define NOINLINE __attribute__((noinline))
 
-static int zero;
+/* ---- the bugs ---- */
 
-/* The bugs. What is volatile keeps the compiler from seeing them. */
+/* Volatile variables, and `zero`, keep the compiler from finding a bug by itself. */
+static int zero;
 
 NOINLINE static void write_past_the_end(void)
 {
@@ -51,7 +51,7 @@ NOINLINE static int recurse_without_end(volatile char *above)
     volatile char frame[1000];
 
     frame[zero] = above[zero];
-    if (zero != 0) /* it is 0 */
+    if (zero != 0) /* never */
         return 0;
     return recurse_without_end(frame) + frame[zero];
 }
@@ -63,9 +63,13 @@ NOINLINE static void overflow_an_int(void)
     largest = largest + 1;
 }
 
+/* The variable of the race, and whose turn it is to write it. */
 static int shared, next_turn, turn;
 
-/* Two threads do it, one after the other, while both are here. Relaxed operations order nothing. */
+/*
+ * Two threads increment the variable in turns, while both are in this function. The turns are
+ * relaxed operations, which do not order the increments: it is a data race.
+ */
 NOINLINE static void increment_unlocked(void)
 {
     int mine = __atomic_fetch_add(&next_turn, 1, __ATOMIC_RELAXED);
@@ -78,13 +82,13 @@ NOINLINE static void increment_unlocked(void)
         sched_yield();
 }
 
-/* How a job comes to them: at once, after a pause, or in a job of its own. */
+/* ---- the jobs: with the bug at once, after a pause, or in a nested job ---- */
 
 typedef void bug(void);
 
 static int at_once(void *arg)
 {
-    (*(bug **)arg)();
+    ARG(bug, arg)();
     return 0;
 }
 
@@ -94,7 +98,7 @@ static int after_a_pause(void *arg)
 
     memset(array, 1, sizeof array);
     CHECK_INT(ASYNC_pause_job(), 1);
-    (*(bug **)arg)();
+    ARG(bug, arg)();
     return array[zero] - 1;
 }
 
@@ -104,43 +108,43 @@ static void run(int (*func)(void *), bug *bug)
     int ret, code = ASYNC_start_job(&job, NULL, &ret, func, &bug, sizeof bug);
 
     while (code == ASYNC_PAUSE)
-        code = ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0);
+        code = resume(&job, &ret);
     CHECK_INT(code, ASYNC_FINISH);
     CHECK_INT(ret, 0);
 }
 
 static int in_a_nested_job(void *arg)
 {
-    run(after_a_pause, *(bug **)arg);
+    run(after_a_pause, ARG(bug, arg));
     return 0;
 }
 
-CASE(array, OURS, "an array of a job is written past its end")
+CASE(array, OURS, "a job writes past the end of an array on its stack")
 {
     run(at_once, write_past_the_end);
 }
 
-CASE(array_after_a_pause, OURS, "the same after a pause")
+CASE(array_after_a_pause, OURS, "a job that was resumed writes past the end of an array")
 {
     run(after_a_pause, write_past_the_end);
 }
 
-CASE(array_in_a_nested_job, OURS, "the same in a job that a job resumed")
+CASE(array_in_a_nested_job, OURS, "a nested job writes past the end of an array")
 {
     run(in_a_nested_job, write_past_the_end);
 }
 
-CASE(returned, OURS, "a local variable is read when its function has returned")
+CASE(returned, OURS, "a job reads a local variable of a function that has returned")
 {
     run(after_a_pause, use_after_return);
 }
 
-CASE(freed, OURS, "memory is written that was freed")
+CASE(freed, OURS, "a job writes memory that it has freed")
 {
     run(after_a_pause, use_after_free);
 }
 
-CASE(leak, OURS, "a job that has finished has lost memory")
+CASE(leak, OURS, "a job has lost memory when it finishes")
 {
     run(after_a_pause, lose_memory);
 }
@@ -152,12 +156,12 @@ static void recurse(void)
     zero = recurse_without_end(&above);
 }
 
-CASE(recursion, OURS, "a recursion without end")
+CASE(recursion, OURS, "a job recurses without end")
 {
     run(after_a_pause, recurse);
 }
 
-CASE(overflow, OURS, "an int overflows")
+CASE(overflow, OURS, "an int of a job overflows")
 {
     run(after_a_pause, overflow_an_int);
 }

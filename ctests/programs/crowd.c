@@ -1,24 +1,23 @@
-/* crowd.c: many jobs, with jobs of their own, switched to and from in all directions. */
-#include "check.h"
-#include <pthread.h>
+/* crowd.c: many jobs, each with a nested job, switched to and from in all directions. */
+#include "jobs.h"
 
 enum { JOBS = 100, ROUNDS = 3 };
 
-static int pauses(void *arg)
+static int inner_job(void *arg)
 {
     for (int i = 0; i < ROUNDS; i++)
         CHECK_INT(ASYNC_pause_job(), 1);
     return *(int *)arg;
 }
 
-/* Pauses between the pauses of a job that it has started. */
-static int starts_one(void *arg)
+/* Starts a job, and pauses whenever that one has paused. */
+static int outer_job(void *arg)
 {
     ASYNC_JOB *job = NULL;
     int ret = -1;
 
     for (;;) {
-        int code = ASYNC_start_job(&job, NULL, &ret, pauses, arg, sizeof(int));
+        int code = ASYNC_start_job(&job, NULL, &ret, inner_job, arg, sizeof(int));
 
         if (code == ASYNC_FINISH)
             return ret;
@@ -32,12 +31,12 @@ static void *crowd(void *arg)
     ASYNC_JOB *job[JOBS];
     int ret;
 
-    for (int again = 0; again < 2; again++) {
+    for (int crowds = 0; crowds < 2; crowds++) {
         for (int i = 0; i < JOBS; i++)
             job[i] = NULL;
         for (int round = 0; round <= ROUNDS; round++)
             for (int i = 0; i < JOBS; i++)
-                CHECK_INT(ASYNC_start_job(&job[i], NULL, &ret, starts_one, &i, sizeof i),
+                CHECK_INT(ASYNC_start_job(&job[i], NULL, &ret, outer_job, &i, sizeof i),
                           round < ROUNDS ? ASYNC_PAUSE : ASYNC_FINISH);
         ASYNC_cleanup_thread();
     }
@@ -53,20 +52,21 @@ static void two_crowds(void)
     CHECK_INT(pthread_join(thread, NULL), 0);
 }
 
-CASE(guarded_stacks, OURS, "two threads have a crowd of jobs, and another on new stacks")
+CASE(guarded_stacks, OURS,
+     "two threads each have a crowd of jobs, free their stacks, and have another crowd")
 {
     two_crowds();
 }
 
-/* As malloc gives so much from mappings, these are far from each other. */
-static void *far_away(size_t *size)
+/* Stacks of 4 MiB: malloc maps each by itself, so they are far from each other. */
+static void *alloc_far_away(size_t *size)
 {
     *size = 4 << 20;
     return malloc(*size);
 }
 
-CASE(stacks_of_the_programs_own, OURS, "the same on stacks that the program allocates")
+CASE(stacks_of_the_programs_own, OURS, "the same on stacks from the program's own alloc")
 {
-    CHECK_INT(ASYNC_set_mem_functions(far_away, free), 1);
+    CHECK_INT(ASYNC_set_mem_functions(alloc_far_away, free), 1);
     two_crowds();
 }

@@ -1,23 +1,14 @@
 /*
- * The library, loaded and unloaded by a program that is not linked to it: `dlopen LIBRARY`.
- * A thread that used it ends after the dlclose, and forks come after it, with handlers that
- * were registered before it was there, and so run while its own still wait.
+ * dlopen.c: `dlopen LIBRARY` loads and unloads the library without being linked to it. A thread
+ * that used it ends after the dlclose; the process forks after the dlclose, and with fork handlers
+ * that it registered before the library registered its own.
  */
+#include "require.h"
 #include <dlfcn.h>
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <openssl/async.h>
-
-#define REQUIRE(cond) \
-    do { \
-        if (!(cond)) { \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #cond); \
-            exit(1); \
-        } \
-    } while (0)
 
 static const char *path;
 static pthread_barrier_t used, closed;
@@ -40,7 +31,13 @@ static void use(void)
     REQUIRE(ret == 42);
 }
 
-/* A lock of the program's, which it holds across fork as it should, and when it calls in. */
+/* ---- fork while a lock of the program's is held ---- */
+
+/*
+ * The program holds its own lock when it calls the library, and across fork. Its fork handlers call
+ * the library too: as they were registered first, they run while the library's locks are held for
+ * the fork.
+ */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static ASYNC_WAIT_CTX *ctx;
 static int (*set_wait_fd)(ASYNC_WAIT_CTX *, const void *, int, void *,
@@ -68,7 +65,7 @@ static void after_fork(void)
     pthread_mutex_unlock(&lock);
 }
 
-static void *call_in_under_the_lock(void *unused)
+static void *call_with_the_lock(void *unused)
 {
     while (!stop) {
         pthread_mutex_lock(&lock);
@@ -79,7 +76,7 @@ static void *call_in_under_the_lock(void *unused)
     return unused;
 }
 
-static void fork_under_locks(void *library)
+static void fork_with_locks(void *library)
 {
     ASYNC_WAIT_CTX *(*new)(void);
     pthread_t thread;
@@ -89,8 +86,8 @@ static void fork_under_locks(void *library)
     *(void **)&set_wait_fd = dlsym(library, "ASYNC_WAIT_CTX_set_wait_fd");
     *(void **)&clear_fd = dlsym(library, "ASYNC_WAIT_CTX_clear_fd");
     ctx = new();
-    REQUIRE(pthread_create(&thread, NULL, call_in_under_the_lock, NULL) == 0);
-    for (i = 0; i < 3; i++) { /* each may take seconds: the locks wait for each other */
+    REQUIRE(pthread_create(&thread, NULL, call_with_the_lock, NULL) == 0);
+    for (i = 0; i < 3; i++) { /* each may take seconds, in which the locks wait for each other */
         if (fork() == 0) {
             alarm(20);
             use_the_context();
@@ -101,6 +98,8 @@ static void fork_under_locks(void *library)
     stop = 1;
     REQUIRE(pthread_join(thread, NULL) == 0);
 }
+
+/* ---- load, use, unload ---- */
 
 static void *load_and_use(void *unused)
 {
@@ -138,6 +137,6 @@ int main(int argc, char **argv)
     pthread_barrier_wait(&closed);
     REQUIRE(pthread_join(thread, NULL) == 0);
     use();
-    fork_under_locks(dlopen(path, RTLD_NOW));
+    fork_with_locks(dlopen(path, RTLD_NOW));
     return 0;
 }

@@ -1,6 +1,7 @@
 /*
- * loading.c: a thread starts jobs while another loads and unloads what looks like a libcrypto,
- * fails to load what would stay, and loads a libcrypto. The first two are in the environment.
+ * loading.c: a thread starts jobs while another loads and unloads a library that looks like a
+ * libcrypto (LOOKALIKE), fails to load a library that is never unloaded (FAILING), and loads a
+ * libcrypto. The two names are environment variables.
  */
 #include "check.h"
 #include <dlfcn.h>
@@ -23,7 +24,7 @@ static void *start_jobs(void *unused)
 
         CHECK_INT(ASYNC_start_job(&handle, NULL, &ret, job, NULL, 0), ASYNC_FINISH);
         jobs++;
-        usleep(1); /* valgrind lets other threads run */
+        usleep(1); /* valgrind runs one thread at a time, until that thread waits */
     }
     return unused;
 }
@@ -34,7 +35,7 @@ static void wait_for_jobs(int count)
         usleep(100);
 }
 
-CASE(loading, OURS, "jobs go on whatever is loaded and unloaded meanwhile")
+CASE(loading, OURS, "jobs run while other threads load and unload libraries")
 {
     const char *lookalike = getenv("LOOKALIKE"), *failing = getenv("FAILING");
     pthread_t thread;
@@ -49,7 +50,7 @@ CASE(loading, OURS, "jobs go on whatever is loaded and unloaded meanwhile")
         CHECK_INT(dlclose(handle), 0);
         wait_for_jobs(2);
     }
-    /* Jobs that start while it is half loaded take it for the last in the loader's list. */
+    /* While it is half loaded, jobs may see the library at the end of the loader's list. */
     for (int i = 0; i < 100; i++) {
         CHECK(dlopen(failing, RTLD_NOW | RTLD_LOCAL) == NULL);
         usleep(1000);

@@ -1,27 +1,23 @@
 /*
- * soak.c: eight threads do random work of everything, and others take their places when they
- * end. Whatever happened, at the end every job started has finished with the right result,
- * every descriptor was cleared or cleaned up once, and no memory is kept or has grown.
+ * soak.c: eight threads make random calls for SECONDS (an environment variable); a thread that ends
+ * is replaced. At the end every job that was started has finished with its result, every fd was
+ * cleared or cleaned up once, and memory has not grown.
  *
- * Each thread has some places for jobs. A place with a job has a wait context too, and the
- * other threads look at both.
+ * Each thread has slots for jobs. A slot may have a job and a wait context, which the other threads
+ * read.
  */
-#include "check.h"
-#include <pthread.h>
+#include "jobs.h"
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <time.h>
-#ifdef WITH_LIBCRYPTO
-# include <openssl/crypto.h>
-# include <openssl/err.h>
-#endif
 
-enum { THREADS = 8, PLACES = 48, MOST_FDS = 24, DEEPEST = 3, LARGEST_ARGS = 20000 };
+enum { THREADS = 8, SLOTS = 48, MAX_FDS = 24, MAX_DEPTH = 3, MAX_ARGS_BYTES = 20000 };
 
-/* ---- what is counted ------------------------------------------------------------------- */
+/* ---- counters -------------------------------------------------------------------------- */
 
-static atomic_ulong started, finished, nested, pauses, paused, refused, threads_ended, looks;
-/* Descriptors are counted and, so that two mistakes can't cancel out, summed up. */
+/* `pauses` counts the calls of ASYNC_pause_job, `paused` the results ASYNC_PAUSE. */
+static atomic_ulong started, finished, nested, pauses, paused, refused, threads_ended, reads;
+/* Fds set, and cleared or cleaned up: their number, and a sum in which no two errors cancel out. */
 static atomic_ulong fds_set, fds_gone, sum_set, sum_gone;
 static atomic_bool stop;
 
@@ -33,29 +29,31 @@ static double now(void)
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-/* ---- threads and places ---------------------------------------------------------------- */
+/* ---- threads and slots ----------------------------------------------------------------- */
 
-struct place {
-    /* Others read under it; the owner writes under it, and need not to read. */
+struct slot {
+    /* For job and ctx: held by other threads to read them, and by the owner to change them. */
     pthread_rwlock_t lock;
     ASYNC_JOB *job;
     ASYNC_WAIT_CTX *ctx;
-    /* The rest is the owner's alone. */
+    /* Used by the owner only. */
     int expected;
     int fds;
-    bool inside; /* the job runs, or waits for one that it started */
+    bool inside; /* the job is running, or has started or resumed the one that is */
 };
 
 struct thread {
-    struct place places[PLACES];
-    uint64_t random;
-    bool limited, ending;
-    int depth;
+    struct slot slots[SLOTS];
+    uint64_t random; /* the state of the generator */
+    bool limited;    /* by ASYNC_init_thread */
+    bool ending;     /* starts no more jobs */
+    int depth;       /* of nested jobs */
 };
 
 static struct thread all[THREADS];
 static _Thread_local struct thread *self;
 
+/* A random number below the limit (xorshift). */
 static uint32_t below(uint32_t limit)
 {
     self->random ^= self->random << 13;
@@ -64,14 +62,15 @@ static uint32_t below(uint32_t limit)
     return (uint32_t)(self->random >> 33) % limit;
 }
 
-static void publish(struct place *place, ASYNC_JOB *job, ASYNC_WAIT_CTX *ctx)
+/* Changes what other threads read of a slot. */
+static void publish(struct slot *slot, ASYNC_JOB *job, ASYNC_WAIT_CTX *ctx)
 {
-    if (place->job == job && place->ctx == ctx)
+    if (slot->job == job && slot->ctx == ctx)
         return;
-    pthread_rwlock_wrlock(&place->lock);
-    place->job = job;
-    place->ctx = ctx;
-    pthread_rwlock_unlock(&place->lock);
+    pthread_rwlock_wrlock(&slot->lock);
+    slot->job = job;
+    slot->ctx = ctx;
+    pthread_rwlock_unlock(&slot->lock);
 }
 
 static void queue_is_empty(void)
@@ -81,17 +80,18 @@ static void queue_is_empty(void)
 #endif
 }
 
+/* One error of the library is on the queue. */
 static void one_error(void)
 {
 #ifdef WITH_LIBCRYPTO
-    CHECK_INT(ERR_GET_LIB(ERR_get_error()), 51);
+    CHECK_INT(ERR_GET_LIB(ERR_get_error()), ERR_LIB_ASYNC);
 #endif
     queue_is_empty();
 }
 
 /* ---- wait contexts --------------------------------------------------------------------- */
 
-/* What a descriptor is stored with, so that whoever finds it can tell that it is whole. */
+/* The custom data of an fd: shows whether the key, fd and data that are read belong together. */
 static void *data_of(const void *key, int fd)
 {
     uintptr_t both = (uintptr_t)key ^ (uintptr_t)fd << 24;
@@ -106,13 +106,14 @@ static const void *some_key(void)
     return &keys[below(sizeof(keys))];
 }
 
+/* Counts an fd that was cleared or cleaned up. */
 static void count_gone(const void *data)
 {
     atomic_fetch_add(&fds_gone, 1);
     atomic_fetch_add(&sum_gone, (uintptr_t)data);
 }
 
-static void clean(ASYNC_WAIT_CTX *ctx, const void *key, int fd, void *data)
+static void cleanup(ASYNC_WAIT_CTX *ctx, const void *key, int fd, void *data)
 {
     size_t count;
 
@@ -131,10 +132,10 @@ static int second_callback(void *arg)
     return arg == (void *)second_callback;
 }
 
-/* What the owner does with a context, from inside its job or from outside. */
-static void work_on(struct place *place)
+/* Changes the slot's context; called by the owner, inside of the slot's job or outside. */
+static void change_ctx(struct slot *slot)
 {
-    ASYNC_WAIT_CTX *ctx = place->ctx;
+    ASYNC_WAIT_CTX *ctx = slot->ctx;
     const void *key = some_key();
     int fd = (int)below(1 << 30);
     ASYNC_callback_fn callback;
@@ -143,11 +144,11 @@ static void work_on(struct place *place)
     switch (below(5)) {
     case 0:
     case 1:
-        if (place->fds == MOST_FDS)
+        if (slot->fds == MAX_FDS)
             break;
         data = data_of(key, fd);
-        CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, key, fd, data, clean), 1);
-        place->fds++;
+        CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, key, fd, data, cleanup), 1);
+        slot->fds++;
         atomic_fetch_add(&fds_set, 1);
         atomic_fetch_add(&sum_set, (uintptr_t)data);
         break;
@@ -155,7 +156,7 @@ static void work_on(struct place *place)
         if (ASYNC_WAIT_CTX_get_fd(ctx, key, &fd, &data)) {
             CHECK(data == data_of(key, fd));
             CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, key), 1);
-            place->fds--;
+            slot->fds--;
             count_gone(data);
         } else {
             CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, key), 0);
@@ -171,47 +172,47 @@ static void work_on(struct place *place)
     queue_is_empty();
 }
 
-/* What any thread may do with the job and the context of another. */
-static void look_at(struct place *place)
+/* Makes the calls that any thread may make with another's job and context. */
+static void read_slot(struct slot *slot)
 {
-    int list[4 * MOST_FDS], more[4 * MOST_FDS], ret = 0, fd;
+    int list[4 * MAX_FDS], more[4 * MAX_FDS], ret = 0, fd;
     size_t count, added, deleted;
     ASYNC_callback_fn callback;
     const void *key = some_key();
     void *data;
 
-    pthread_rwlock_rdlock(&place->lock);
-    if (place->ctx != NULL) {
-        if (ASYNC_WAIT_CTX_get_fd(place->ctx, key, &fd, &data))
+    pthread_rwlock_rdlock(&slot->lock);
+    if (slot->ctx != NULL) {
+        if (ASYNC_WAIT_CTX_get_fd(slot->ctx, key, &fd, &data))
             CHECK(data == data_of(key, fd));
-        CHECK_INT(ASYNC_WAIT_CTX_get_all_fds(place->ctx, list, &count), 1);
-        CHECK(count <= MOST_FDS);
-        CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(place->ctx, list, &added, more, &deleted), 1);
-        CHECK(added <= MOST_FDS && deleted <= MOST_FDS);
-        if (ASYNC_WAIT_CTX_get_callback(place->ctx, &callback, &data))
+        CHECK_INT(ASYNC_WAIT_CTX_get_all_fds(slot->ctx, list, &count), 1);
+        CHECK(count <= MAX_FDS);
+        CHECK_INT(ASYNC_WAIT_CTX_get_changed_fds(slot->ctx, list, &added, more, &deleted), 1);
+        CHECK(added <= MAX_FDS && deleted <= MAX_FDS);
+        if (ASYNC_WAIT_CTX_get_callback(slot->ctx, &callback, &data))
             CHECK_INT(callback(data), 1);
-        CHECK((unsigned)ASYNC_WAIT_CTX_get_status(place->ctx) < 4);
-        CHECK_INT(ASYNC_WAIT_CTX_set_status(place->ctx, ASYNC_STATUS_OK), 1);
-        atomic_fetch_add(&looks, 1);
+        CHECK((unsigned)ASYNC_WAIT_CTX_get_status(slot->ctx) < 4);
+        CHECK_INT(ASYNC_WAIT_CTX_set_status(slot->ctx, ASYNC_STATUS_OK), 1);
+        atomic_fetch_add(&reads, 1);
     }
     queue_is_empty();
-    if (place->job != NULL) {
-        ASYNC_JOB *job = place->job;
+    if (slot->job != NULL) {
+        ASYNC_JOB *job = slot->job;
         ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(job);
 
-        CHECK(ctx == NULL || place->ctx == NULL || ctx == place->ctx);
-        CHECK_INT(ASYNC_start_job(&job, NULL, &ret, NULL, NULL, 0), ASYNC_ERR);
+        CHECK(ctx == NULL || slot->ctx == NULL || ctx == slot->ctx);
+        CHECK_INT(resume(&job, &ret), ASYNC_ERR);
         one_error();
     }
-    pthread_rwlock_unlock(&place->lock);
+    pthread_rwlock_unlock(&slot->lock);
 }
 
-static void free_ctx(struct place *place)
+static void free_ctx(struct slot *slot)
 {
-    ASYNC_WAIT_CTX *ctx = place->ctx;
+    ASYNC_WAIT_CTX *ctx = slot->ctx;
 
-    publish(place, place->job, NULL);
-    place->fds = 0;
+    publish(slot, slot->job, NULL);
+    slot->fds = 0;
     ASYNC_WAIT_CTX_free(ctx);
     queue_is_empty();
 }
@@ -219,14 +220,14 @@ static void free_ctx(struct place *place)
 /* ---- jobs ------------------------------------------------------------------------------ */
 
 struct args {
-    struct place *place; /* NULL for a job that another one started */
+    struct slot *slot; /* NULL for a nested job */
     size_t size;
     int expected;
     unsigned char filling[];
 };
 
 static void work(void);
-static int job(void *copy);
+static int job_func(void *copy);
 
 static bool is_whole(const struct args *args)
 {
@@ -236,23 +237,23 @@ static bool is_whole(const struct args *args)
     return true;
 }
 
-/* Starts one with arguments of any size; true unless the thread's limit forbids. */
-static bool start(ASYNC_JOB **handle, struct place *place, int expected, int *code)
+/* Starts a job with arguments of random size; false if the thread's limit does not allow it. */
+static bool start_job(ASYNC_JOB **handle, struct slot *slot, int expected, int *code)
 {
     static _Thread_local union {
         struct args args;
-        unsigned char bytes[LARGEST_ARGS];
+        unsigned char bytes[MAX_ARGS_BYTES];
     } given;
-    size_t most = below(8) == 0 ? LARGEST_ARGS : below(4) == 0 ? 2048 : 64;
+    size_t most = below(8) == 0 ? MAX_ARGS_BYTES : below(4) == 0 ? 2048 : 64;
     int ret = -1;
 
-    given.args.place = place;
+    given.args.slot = slot;
     given.args.expected = expected;
     given.args.size = sizeof(struct args) + below((uint32_t)(most - sizeof(struct args)));
     for (size_t at = 0; at < given.args.size - sizeof(struct args); at++)
         given.args.filling[at] = (unsigned char)((size_t)expected + at);
     *handle = NULL;
-    *code = ASYNC_start_job(handle, place == NULL ? NULL : place->ctx, &ret, job, &given,
+    *code = ASYNC_start_job(handle, slot == NULL ? NULL : slot->ctx, &ret, job_func, &given,
                             given.args.size);
     queue_is_empty();
     if (*code == ASYNC_NO_JOBS) {
@@ -266,9 +267,10 @@ static bool start(ASYNC_JOB **handle, struct place *place, int expected, int *co
     return true;
 }
 
-static int resume(ASYNC_JOB **handle, int expected)
+/* Resumes a job, and checks and counts what comes of it. */
+static int resume_job(ASYNC_JOB **handle, int expected)
 {
-    int ret = -1, code = ASYNC_start_job(handle, NULL, &ret, NULL, NULL, 0);
+    int ret = -1, code = resume(handle, &ret);
 
     CHECK(code == ASYNC_PAUSE || (code == ASYNC_FINISH && ret == expected));
     queue_is_empty();
@@ -276,7 +278,7 @@ static int resume(ASYNC_JOB **handle, int expected)
     return code;
 }
 
-static void pause_(void)
+static void pause_job(void)
 {
     ASYNC_JOB *current = ASYNC_get_current_job();
     ASYNC_WAIT_CTX *ctx;
@@ -294,26 +296,26 @@ static void pause_(void)
     }
 }
 
-/* Uses some of the stack, and finds it as it was after a pause deep in it. */
+/* Writes up to 16 KiB of the stack, pauses, and finds them unchanged. */
 static void use_stack(void)
 {
-    volatile unsigned char room[16 << 10];
-    size_t used = 1 + below(sizeof(room));
+    volatile unsigned char bytes[16 << 10];
+    size_t used = 1 + below(sizeof(bytes));
 
     for (size_t at = 0; at < used; at += 64)
-        room[at] = (unsigned char)(at >> 6);
-    pause_();
+        bytes[at] = (unsigned char)(at >> 6);
+    pause_job();
     for (size_t at = 0; at < used; at += 64)
-        CHECK_INT(room[at], (unsigned char)(at >> 6));
+        CHECK_INT(bytes[at], (unsigned char)(at >> 6));
 }
 
-/* A job inside a job, some of whose pauses are passed on. */
+/* Runs a nested job to its end. After some of its pauses the outer job pauses too. */
 static void run_inner(void)
 {
     ASYNC_JOB *inner, *outer = ASYNC_get_current_job();
     int code, expected = (int)below(1 << 30);
 
-    if (!start(&inner, NULL, expected, &code))
+    if (!start_job(&inner, NULL, expected, &code))
         return;
     atomic_fetch_add(&nested, 1);
     for (;;) {
@@ -321,12 +323,12 @@ static void run_inner(void)
         if (code == ASYNC_FINISH)
             return;
         if (below(2))
-            pause_();
-        code = resume(&inner, expected);
+            pause_job();
+        code = resume_job(&inner, expected);
     }
 }
 
-static int job(void *copy)
+static int job_func(void *copy)
 {
     const struct args *args = copy;
     ASYNC_JOB *current = ASYNC_get_current_job();
@@ -335,11 +337,11 @@ static int job(void *copy)
     self->depth++;
     for (int steps = (int)below(6); steps > 0; steps--) {
         CHECK(is_whole(args));
-        CHECK(ASYNC_get_wait_ctx(current) == (args->place == NULL ? NULL : args->place->ctx));
+        CHECK(ASYNC_get_wait_ctx(current) == (args->slot == NULL ? NULL : args->slot->ctx));
         switch (below(8)) {
         case 0:
         case 1:
-            pause_();
+            pause_job();
             break;
         case 2:
             use_stack();
@@ -347,22 +349,22 @@ static int job(void *copy)
         case 3:
             ASYNC_block_pause();
             CHECK_INT(ASYNC_pause_job(), 1);
-            if (below(4) != 0) /* or it is forgotten with the job */
+            if (below(4) != 0)
                 ASYNC_unblock_pause();
             else
-                steps = 1;
+                steps = 1; /* the job ends, and its block with it */
             break;
         case 4:
         case 5:
-            if (args->place != NULL && args->place->ctx != NULL)
-                work_on(args->place);
+            if (args->slot != NULL && args->slot->ctx != NULL)
+                change_ctx(args->slot);
             break;
         case 6:
-            if (self->depth < DEEPEST)
+            if (self->depth < MAX_DEPTH)
                 run_inner();
             break;
         default:
-            if (self->depth < DEEPEST)
+            if (self->depth < MAX_DEPTH)
                 work();
         }
     }
@@ -372,45 +374,45 @@ static int job(void *copy)
     return args->expected;
 }
 
-/* Goes on with the job of a place, or starts one there. */
-static void advance(struct place *place)
+/* Resumes the job of a slot, or starts one there. */
+static void advance(struct slot *slot)
 {
-    ASYNC_JOB *handle = place->job;
+    ASYNC_JOB *handle = slot->job;
     int code;
 
-    if (place->inside || (handle == NULL && self->ending))
+    if (slot->inside || (handle == NULL && self->ending))
         return;
-    place->inside = true;
+    slot->inside = true;
     if (handle != NULL) {
-        code = resume(&handle, place->expected);
+        code = resume_job(&handle, slot->expected);
     } else {
-        if (place->ctx == NULL && below(8) != 0)
-            publish(place, NULL, ASYNC_WAIT_CTX_new());
-        place->expected = (int)below(1 << 30);
-        if (!start(&handle, place, place->expected, &code))
+        if (slot->ctx == NULL && below(8) != 0)
+            publish(slot, NULL, ASYNC_WAIT_CTX_new());
+        slot->expected = (int)below(1 << 30);
+        if (!start_job(&handle, slot, slot->expected, &code))
             code = ASYNC_NO_JOBS;
     }
-    place->inside = false;
-    /* From here on nobody has the handle of a job that has finished. */
-    publish(place, handle, place->ctx);
-    CHECK(handle == NULL || ASYNC_get_wait_ctx(handle) == place->ctx);
+    slot->inside = false;
+    /* Other threads no longer get the handle of a job that has finished. */
+    publish(slot, handle, slot->ctx);
+    CHECK(handle == NULL || ASYNC_get_wait_ctx(handle) == slot->ctx);
 }
 
-/* Something random, inside a job or outside. */
+/* A random call, inside a job or outside. */
 static void work(void)
 {
-    struct place *place = &self->places[below(PLACES)];
+    struct slot *slot = &self->slots[below(SLOTS)];
     struct thread *other;
     size_t limit;
 
     switch (below(64)) {
     case 0:
-        if (place->ctx != NULL && !place->inside)
-            free_ctx(place);
+        if (slot->ctx != NULL && !slot->inside)
+            free_ctx(slot);
         break;
     case 1:
         if (below(8) == 0) {
-            limit = below(2) ? 0 : 1 + below(2 * PLACES);
+            limit = below(2) ? 0 : 1 + below(2 * SLOTS);
             CHECK_INT(ASYNC_init_thread(limit, limit == 0 ? 0 : below((uint32_t)limit + 1) / 4), 1);
             self->limited = limit != 0;
         }
@@ -428,52 +430,53 @@ static void work(void)
         one_error();
         break;
     case 4 ... 15:
-        if (place->ctx != NULL)
-            work_on(place);
+        if (slot->ctx != NULL)
+            change_ctx(slot);
         break;
     case 16 ... 31:
         other = &all[(size_t)(self - all + 1 + below(THREADS - 1)) % THREADS];
-        look_at(&other->places[below(PLACES)]);
+        read_slot(&other->slots[below(SLOTS)]);
         break;
     default:
-        advance(place);
+        advance(slot);
     }
     queue_is_empty();
 }
 
-/* ---- threads that come and go ---------------------------------------------------------- */
+/* ---- threads that end and are replaced -------------------------------------------------- */
 
-static void *one_life(void *thread)
+static void *thread_life(void *thread)
 {
     self = thread;
     self->limited = self->ending = false;
     for (int left = 200 + (int)below(20000); left > 0 && !atomic_load(&stop); left--)
         work();
-    self->ending = true; /* or jobs would start others where there are none any more */
-    for (int i = 0; i < PLACES; i++) {
-        while (self->places[i].job != NULL)
-            advance(&self->places[i]);
-        if (self->places[i].ctx != NULL)
-            free_ctx(&self->places[i]);
+    self->ending = true; /* else its jobs would start others in slots that are done */
+    for (int i = 0; i < SLOTS; i++) {
+        while (self->slots[i].job != NULL)
+            advance(&self->slots[i]);
+        if (self->slots[i].ctx != NULL)
+            free_ctx(&self->slots[i]);
     }
     if (below(2))
         ASYNC_cleanup_thread();
     return NULL;
 }
 
-static void *lives(void *thread)
+/* Runs one thread after another with the same slots. */
+static void *thread_lives(void *thread)
 {
     pthread_t life;
 
     while (!atomic_load(&stop)) {
-        CHECK_INT(pthread_create(&life, NULL, one_life, thread), 0);
+        CHECK_INT(pthread_create(&life, NULL, thread_life, thread), 0);
         CHECK_INT(pthread_join(life, NULL), 0);
         atomic_fetch_add(&threads_ended, 1);
     }
     return NULL;
 }
 
-/* ---- the whole ------------------------------------------------------------------------- */
+/* ---- the case -------------------------------------------------------------------------- */
 
 static double resident_mib(void)
 {
@@ -485,7 +488,7 @@ static double resident_mib(void)
     return (double)(pages * sysconf(_SC_PAGESIZE)) / (1 << 20);
 }
 
-/* Samples of resident memory, taken in one third of the time. */
+/* Samples of resident memory, in MiB, of one third of the time. */
 struct third {
     double sum;
     int samples;
@@ -508,7 +511,8 @@ static void progress(double elapsed, double seconds, const char *end)
     fflush(stdout);
 }
 
-CASE(soak, OURS, "whatever threads do, nothing is lost, and nothing grows")
+CASE(soak, OURS,
+     "after random calls in eight threads no job and no fd is lost, and memory has not grown")
 {
     double seconds = atof(getenv("SECONDS") != NULL ? getenv("SECONDS") : "10");
     const char *given = getenv("SEED");
@@ -524,11 +528,11 @@ CASE(soak, OURS, "whatever threads do, nothing is lost, and nothing grows")
     printf("SEED=%llu\n", (unsigned long long)seed);
     for (int i = 0; i < THREADS; i++) {
         all[i].random = (seed + (uint64_t)i + 1) * 0x9e3779b97f4a7c15u | 1;
-        for (int j = 0; j < PLACES; j++)
-            CHECK_INT(pthread_rwlock_init(&all[i].places[j].lock, NULL), 0);
+        for (int j = 0; j < SLOTS; j++)
+            CHECK_INT(pthread_rwlock_init(&all[i].slots[j].lock, NULL), 0);
     }
     for (int i = 0; i < THREADS; i++)
-        CHECK_INT(pthread_create(&threads[i], NULL, lives, &all[i]), 0);
+        CHECK_INT(pthread_create(&threads[i], NULL, thread_lives, &all[i]), 0);
     while ((elapsed = now() - began) < seconds) {
         struct third *third = &thirds[(int)(elapsed * 3 / seconds)];
 
@@ -546,9 +550,9 @@ CASE(soak, OURS, "whatever threads do, nothing is lost, and nothing grows")
         CHECK_INT(pthread_join(threads[i], NULL), 0);
 
     printf("%lu jobs started, %lu of them by jobs; %lu pauses, %lu times no job, "
-           "%lu looks at others, %lu descriptors\n",
+           "%lu reads of others, %lu fds\n",
            atomic_load(&started), atomic_load(&nested), atomic_load(&pauses), atomic_load(&refused),
-           atomic_load(&looks), atomic_load(&fds_set));
+           atomic_load(&reads), atomic_load(&fds_set));
     printf("MiB resident in each third of the time: %.2f, %.2f, %.2f\n", mean(&thirds[0]),
            mean(&thirds[1]), mean(&thirds[2]));
     RSASYNC_get_stats(&stats, sizeof(stats));
@@ -559,6 +563,6 @@ CASE(soak, OURS, "whatever threads do, nothing is lost, and nothing grows")
     CHECK_INT(paused, pauses);
     CHECK_INT(fds_gone, fds_set);
     CHECK_INT(sum_gone, sum_set);
-    CHECK(started > 0 && nested > 0 && looks > 0 && refused > 0 && threads_ended > THREADS);
+    CHECK(started > 0 && nested > 0 && reads > 0 && refused > 0 && threads_ended > THREADS);
     CHECK(mean(&thirds[2]) < mean(&thirds[1]) * 1.1 + 1);
 }

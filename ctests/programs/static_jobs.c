@@ -1,18 +1,12 @@
-/* A program with a static libcrypto: our jobs, its error queue and its default context. */
-#include <stdio.h>
-#include <string.h>
+/*
+ * static_jobs.c: in a program with a static libcrypto the jobs are the library's; errors reach the
+ * queue of that libcrypto, and a job keeps its default context.
+ */
+#include "require.h"
 #include <openssl/async.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <rsasync.h>
-
-#define REQUIRE(cond) \
-    do { \
-        if (!(cond)) { \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #cond); \
-            return 1; \
-        } \
-    } while (0)
 
 #if OPENSSL_VERSION_NUMBER < 0x30000000L
 static int func(void *args)

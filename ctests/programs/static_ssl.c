@@ -1,4 +1,7 @@
-/* A program that only calls libssl, which starts a job for a handshake in asynchronous mode. */
+/*
+ * static_ssl.c: a program that calls nothing but libssl, which starts a job for a handshake in
+ * asynchronous mode.
+ */
 #include <openssl/ssl.h>
 
 int main(void)
@@ -10,7 +13,7 @@ int main(void)
     SSL_set_mode(ssl, SSL_MODE_ASYNC);
     SSL_set_bio(ssl, BIO_new(BIO_s_mem()), BIO_new(BIO_s_mem()));
     ret = SSL_connect(ssl);
-    /* The hello is written, and nobody answers. */
+    /* The client's first message is written, and there is no answer to read. */
     if (SSL_get_error(ssl, ret) != SSL_ERROR_WANT_READ || BIO_pending(SSL_get_wbio(ssl)) == 0)
         return 1;
     SSL_free(ssl);

@@ -1,24 +1,19 @@
 /*
- * Two libcryptos of different versions in one process, unseen by each other and by the
- * program: `two_libcryptos FIRST SECOND`. The second comes when jobs have already run.
+ * two_libcryptos.c: `two_libcryptos FIRST SECOND` loads two libcryptos of different versions, whose
+ * symbols no other object sees, the second after jobs have run. Jobs keep their default in both,
+ * and errors go to the first.
  */
+#include "require.h"
 #include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <openssl/async.h>
 #include <rsasync.h>
 
-#define REQUIRE(cond) \
-    do { \
-        if (!(cond)) { \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond); \
-            exit(1); \
-        } \
-    } while (0)
-
 enum { JOBS = 12, ROUNDS = 4, POOL_SIZE = 103, ASYNC_LIBRARY = 51 };
 
-/* A libcrypto's functions; set_default is NULL in 1.1, which has no default context. */
+/*
+ * A libcrypto's functions, the contexts of each job, and the thread's default at first. In 1.1,
+ * which has no default context, set_default is NULL.
+ */
 struct libcrypto {
     unsigned long (*get_error)(void);
     unsigned long (*version)(void);
@@ -55,7 +50,7 @@ static void load(const char *path)
     }
 }
 
-/* Each has this default; `number` is a job's, or -1 for what the thread had at first. */
+/* Each libcrypto has the default of this job, or, for -1, the one that the thread had at first. */
 static void check_defaults(int number)
 {
     int i;
@@ -66,6 +61,7 @@ static void check_defaults(int number)
                     == (number < 0 ? libcryptos[i].thread : libcryptos[i].own[number]));
 }
 
+/* Sets it, by the same rule. */
 static void set_defaults(int number)
 {
     int i;
@@ -76,7 +72,7 @@ static void set_defaults(int number)
                                                  : libcryptos[i].own[number]);
 }
 
-/* The error is on the first's queue, in its own coding, and on nobody else's. */
+/* The error is on the first libcrypto's queue, in the coding of its version, and on no other. */
 static void check_error_goes_to_the_first(void)
 {
     unsigned long code;
@@ -106,7 +102,7 @@ static int keep_defaults(void *arg)
     return number;
 }
 
-/* As a job, drives another in itself. */
+/* A job function: starts a job, and pauses after each of its pauses. */
 static int nest(void *arg)
 {
     int outer = *(int *)arg, inner = outer - 1, ret = -1, i;
@@ -124,7 +120,7 @@ static int nest(void *arg)
     return outer;
 }
 
-/* Many jobs, interleaved, of which each second has another inside. */
+/* Many jobs, resumed in changing order; every second one starts a job itself. */
 static void run_jobs(void)
 {
     ASYNC_JOB *job[JOBS] = { NULL };
