@@ -13,7 +13,6 @@
 //!                  reclaim          what idle jobs give back of their stacks, and when
 //!                  job              the job itself, at the top of its stack; its handle
 //!   4  fibre/      fibre            the switch between two stacks
-//!                  sanitizer        AddressSanitizer and ThreadSanitizer follow a switch
 //!      wait_ctx/   weak             a job's weak pointer to its wait context
 //!                  free_list        freed wait contexts, kept for new ones
 //!                  wait_ctx         a wait context: descriptors, callback, status
@@ -27,6 +26,7 @@
 //!                  valgrind         valgrind learns where stacks are
 //!   2  error                        refusals; the thread's last message
 //!   1  sys/        slots            memory in slots of one size, readable for ever
+//!                  sanitizer        AddressSanitizer and ThreadSanitizer learn of stacks and switches
 //!                  mutex            mutexes that a fork finds free
 //!                  loader           the objects that the dynamic loader has loaded
 //!                  elf              the symbols of one object
@@ -51,6 +51,7 @@ mod sys {
     pub mod limits;
     pub mod loader;
     pub mod mutex;
+    pub mod sanitizer;
     pub mod slots;
     pub mod stderr;
     pub mod syscall_guard;
@@ -67,7 +68,6 @@ mod stack {
 
 mod fibre {
     pub mod fibre;
-    pub mod sanitizer;
 }
 
 mod wait_ctx {

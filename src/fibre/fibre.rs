@@ -23,7 +23,7 @@ use std::ptr;
 use context::stack::Stack;
 use context::{Context, ContextFn, Transfer};
 
-use crate::fibre::sanitizer::{self, FakeStack};
+use crate::sys::sanitizer::{self, FakeStack};
 
 /// What a fibre runs.
 pub type Func = unsafe extern "C" fn(args: *mut c_void) -> c_int;
@@ -58,8 +58,8 @@ impl Fibre {
     }
 
     /// Has the next switch call `func`, its frames in these addresses, with the rounding modes and
-    /// exception masks that the caller has now. `stack` has the frames and what else belongs to
-    /// the fibre.
+    /// exception masks that the caller has now. `whole` tells where the frames are and what else
+    /// belongs to the fibre.
     ///
     /// # Safety
     /// The memory can be written, is large enough, and is used for nothing else until `func` has
@@ -68,7 +68,7 @@ impl Fibre {
     pub unsafe fn prepare(
         &self,
         frames: Range<usize>,
-        stack: Range<usize>,
+        whole: impl FnOnce() -> Range<usize>,
         func: Func,
         args: *mut c_void,
     ) {
@@ -76,7 +76,7 @@ impl Fibre {
         self.args.set(args);
         let mut entry: ContextFn = trampoline;
         if sanitizer::is_present() {
-            self.sanitizer.begin(stack);
+            self.sanitizer.begin(whole());
             entry = trampoline_instrumented;
         }
         let bottom = ptr::with_exposed_provenance_mut(frames.start);

@@ -144,26 +144,31 @@ impl Deref for JobRef {
 
 /// A handle as a program has it, of a job that exists or of one that is long gone.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Handle(NonNull<ASYNC_JOB>);
+pub struct Handle(*mut ASYNC_JOB);
 
 impl Handle {
     const LOW_BITS: u32 = 6;
     const LOW_MASK: usize = (1 << Self::LOW_BITS) - 1;
     const HIGH_SHIFT: u32 = 48;
-    const ADDRESS_MASK: usize = (1 << Self::HIGH_SHIFT) - 1 & !Self::LOW_MASK;
+    const ADDRESS_MASK: usize = ((1 << Self::HIGH_SHIFT) - 1) & !Self::LOW_MASK;
 
+    /// None for NULL.
+    ///
     /// # Safety
     /// `handle` is NULL or came from [`Handle::as_ptr`].
+    #[inline(always)]
     pub unsafe fn from_ptr(handle: *mut ASYNC_JOB) -> Option<Self> {
-        NonNull::new(handle).map(Self)
+        (!handle.is_null()).then_some(Self(handle))
     }
 
+    #[inline(always)]
     pub fn as_ptr(self) -> *mut ASYNC_JOB {
-        self.0.as_ptr()
+        self.0
     }
 
+    #[inline(always)]
     fn bits(self) -> usize {
-        self.0.as_ptr().addr()
+        self.0.addr()
     }
 
     /// The job that this is the handle of; None if it is stale.
@@ -172,8 +177,10 @@ impl Handle {
         let job = ptr::with_exposed_provenance_mut::<Job>(self.bits() & Self::ADDRESS_MASK);
         // SAFETY: the address is that of a job, or of one that was there, where an atomic number
         // can be read for ever. If it is this handle, the job exists.
-        let now = unsafe { (*job).handle.load(Acquire) };
-        (now == self.bits()).then(|| JobRef(NonNull::new(job).expect("no job lies at 0")))
+        unsafe {
+            let is_its = (*job).handle.load(Acquire) == self.bits();
+            is_its.then(|| JobRef(NonNull::new_unchecked(job)))
+        }
     }
 
     /// The wait context of the job; None if it has none or the handle is stale. Any thread and
@@ -260,8 +267,7 @@ impl Job {
     /// The handle of this run.
     #[inline]
     pub fn handle(&self) -> Handle {
-        let handle = ptr::with_exposed_provenance_mut(self.handle.load(Relaxed));
-        Handle(NonNull::new(handle).expect("an existing job has a handle"))
+        Handle(ptr::without_provenance_mut(self.handle.load(Relaxed)))
     }
 
     #[inline]
@@ -272,21 +278,21 @@ impl Job {
     /// Makes an idle job ready for its first switch.
     #[inline]
     pub fn prepare(&self, func: Func, args: Args) -> Result<(), Error> {
-        let stack = self.stack.addresses();
-        let mut frames = stack.clone();
+        let mut frames = self.stack.frames();
         let mut copy = ptr::null_mut();
-        if args.bytes > Self::most_args_on_stack(stack.len()) {
+        if args.bytes > Self::most_args_on_stack(frames.len()) {
             copy = self.copy_to_heap(args)?.as_ptr();
         } else if args.bytes > 0 {
-            frames.end = (frames.end - args.bytes) & !15;
+            let top = frames.end;
+            frames.end = (top - args.bytes) & !15;
             copy = ptr::with_exposed_provenance_mut(frames.end);
             self.stack
-                .allow_writing(frames.end - Fibre::FIRST_FRAME_BYTES..stack.end);
+                .allow_writing(frames.end - Fibre::FIRST_FRAME_BYTES..top);
             // SAFETY: the stack is larger than this, and nothing of an idle job is on it.
             unsafe { args.copy_to(copy) };
         }
         // SAFETY: the stack is this job's, which is idle; what lies above the frames stays.
-        unsafe { self.fibre.prepare(frames, stack, func, copy.cast()) };
+        unsafe { (self.fibre).prepare(frames, || self.stack.whole(), func, copy.cast()) };
         Ok(())
     }
 

@@ -8,10 +8,10 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
 
-use crate::fibre::sanitizer;
 use crate::job::job::{JobRef, ThreadId};
 use crate::job::pool::Pool;
 use crate::sys::mutex::ForkSafeMutex;
+use crate::sys::sanitizer;
 use crate::wait_ctx::free_list::FreeList;
 
 pub struct Thread {

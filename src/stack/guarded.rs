@@ -21,7 +21,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use crate::sys::limits::page_bytes;
-use crate::sys::slots::{READ_WRITE, Slot, SlotPool};
+use crate::sys::slots::{Content, READ_WRITE, Slot, SlotPool};
 
 /// Bytes of a guard: 16 pages of 4 KiB, one of 64 KiB. Frames up to this size can't jump over it.
 const GUARD_BYTES: usize = 64 << 10;
@@ -29,10 +29,10 @@ const GUARD_BYTES: usize = 64 << 10;
 const JOB_BYTES: usize = 4 << 10;
 
 /// The slots of jobs' stacks.
-pub static FOR_JOBS: SlotPool = SlotPool::new(true);
+pub static FOR_JOBS: SlotPool = SlotPool::new(Content::Stacks);
 /// The slots of stacks that the program asked for by the default `ASYNC_stack_alloc_fn`. They are
 /// apart because the program may write anything where a job's stack has its job.
-pub static FOR_PROGRAM: SlotPool = SlotPool::new(true);
+pub static FOR_PROGRAM: SlotPool = SlotPool::new(Content::Stacks);
 
 /// A stack in a slot, above a guard if there could be one.
 pub struct GuardedStack {

@@ -11,7 +11,7 @@ use crate::stack::guarded::{FOR_JOBS, GuardedStack};
 use crate::stack::mem_functions::{self, FreeFn, MemFunctions};
 use crate::stack::valgrind;
 use crate::sys::env;
-use crate::sys::slots::{Slot, SlotPool};
+use crate::sys::slots::{Content, Slot, SlotPool};
 use crate::sys::syscall_guard::SyscallGuard;
 
 /// What libcrypto asks for, and so what a program's own function is asked for, in bytes.
@@ -24,8 +24,7 @@ pub const OWNER_BYTES: usize = 256;
 
 /// The memory of a stack. It is given back by [`Stack::free`], not when it is dropped.
 pub struct Stack {
-    /// Where the frames go.
-    addresses: Range<usize>,
+    frames: Range<usize>,
     memory: Memory,
     valgrind: valgrind::Registration,
 }
@@ -38,7 +37,7 @@ enum Memory {
 }
 
 /// Owners' bytes of stacks that came from the program's functions.
-static OWNERS: SlotPool = SlotPool::new(false);
+static OWNERS: SlotPool = SlotPool::new(Content::Objects);
 
 static MADE: AtomicU64 = AtomicU64::new(0);
 static FREED: AtomicU64 = AtomicU64::new(0);
@@ -81,7 +80,7 @@ impl Stack {
         let memory = GuardedStack::new(&FOR_JOBS, env::options().stack_bytes())?;
         let Range { start, end } = memory.addresses();
         Some(Self {
-            addresses: start..end - OWNER_BYTES,
+            frames: start..end - OWNER_BYTES,
             valgrind: valgrind::Registration::new(start..end),
             memory: Memory::Guarded(memory),
         })
@@ -105,25 +104,34 @@ impl Stack {
             owner.free();
             return None;
         }
-        let addresses = start.expose_provenance()..start.addr() + bytes;
+        let frames = start.expose_provenance()..start.addr() + bytes;
         Some(Self {
-            valgrind: valgrind::Registration::new(addresses.clone()),
-            addresses,
+            valgrind: valgrind::Registration::new(frames.clone()),
+            frames,
             memory: Memory::Users { free, owner },
         })
     }
 
     /// Where frames can be.
     #[inline]
-    pub fn addresses(&self) -> Range<usize> {
-        self.addresses.clone()
+    pub fn frames(&self) -> Range<usize> {
+        self.frames.clone()
+    }
+
+    /// The same with what lies above them.
+    #[cold]
+    pub fn whole(&self) -> Range<usize> {
+        match &self.memory {
+            Memory::Guarded(stack) => stack.addresses(),
+            Memory::Users { .. } => self.frames(),
+        }
     }
 
     /// [`OWNER_BYTES`] bytes for the stack's owner. They can be read for ever; until another
     /// stack's owner writes there they are zeros, or what this one left.
     pub fn owner_bytes(&self) -> NonNull<u8> {
         let start = match &self.memory {
-            Memory::Guarded(_) => self.addresses.end,
+            Memory::Guarded(_) => self.frames.end,
             Memory::Users { owner, .. } => owner.addresses().start,
         };
         NonNull::new(ptr::with_exposed_provenance_mut(start)).expect("it is no NULL")
@@ -152,7 +160,7 @@ impl Stack {
     pub fn trim(&self) {
         let _guard = SyscallGuard::new();
         if let Memory::Guarded(stack) = &self.memory {
-            stack.discard_below(self.addresses.end);
+            stack.discard_below(self.frames.end);
         }
     }
 
@@ -164,7 +172,7 @@ impl Stack {
             Memory::Users { free, owner } => {
                 // SAFETY: it goes with the function that gave this memory; by owning the Stack
                 // the caller knows that nobody uses it.
-                unsafe { free(ptr::with_exposed_provenance_mut(self.addresses.start)) };
+                unsafe { free(ptr::with_exposed_provenance_mut(self.frames.start)) };
                 owner.free();
             }
         }
@@ -175,7 +183,7 @@ impl Stack {
     pub fn free_counted(self) -> usize {
         let _guard = SyscallGuard::new();
         let bytes = match &self.memory {
-            Memory::Users { .. } => self.addresses.len(),
+            Memory::Users { .. } => self.frames.len(),
             Memory::Guarded(stack) => {
                 let resident = stack.resident_bytes();
                 match stack.discard_below(stack.addresses().end) {

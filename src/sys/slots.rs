@@ -25,6 +25,7 @@ use crate::sys::limits::{
     is_address_space_limited, is_writable_memory_charged, mappings, page_bytes,
 };
 use crate::sys::mutex::ForkSafeMutex;
+use crate::sys::sanitizer;
 
 /// Slots of the first region. A later one has as many as all before it together, so that a crowd
 /// has few regions, and a program under `mlockall(MCL_FUTURE)`, which commits each mapping as it
@@ -44,9 +45,17 @@ pub const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 /// The slots for one kind of thing, in the whole process.
 pub struct SlotPool {
     newest: ForkSafeMutex<NewestRegion>,
-    /// Slots are at first read-only where the system charges for what can be written, so that it
-    /// charges only for those in use. Each user of a slot then calls [`Slot::protect`].
-    read_only_if_charged: bool,
+    content: Content,
+}
+
+/// What a pool's slots are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Where the system charges for what can be written, slots are at first read-only, so that
+    /// it charges only for those in use. Each user of a slot then calls [`Slot::protect`].
+    Stacks,
+    /// LeakSanitizer looks for pointers in them.
+    Objects,
 }
 
 /// The newest region, and by `older` all others.
@@ -98,10 +107,10 @@ pub struct Slot {
 }
 
 impl SlotPool {
-    pub const fn new(read_only_if_charged: bool) -> Self {
+    pub const fn new(content: Content) -> Self {
         Self {
             newest: ForkSafeMutex::new(NewestRegion(None)),
-            read_only_if_charged,
+            content,
         }
     }
 
@@ -146,7 +155,7 @@ impl NewestRegion {
 impl Region {
     /// Maps a region for `slots` slots, or for fewer if there is no room for so many.
     fn map(pool: &'static SlotPool, mut slots: usize, slot_bytes: usize) -> Option<&'static Self> {
-        let is_read_only = pool.read_only_if_charged && is_writable_memory_charged();
+        let is_read_only = pool.content == Content::Stacks && is_writable_memory_charged();
         loop {
             let words = slots.div_ceil(64);
             let header_bytes = mem::size_of::<Self>()
@@ -187,6 +196,10 @@ impl Region {
                     &*header.as_ptr()
                 };
                 region.advise();
+                if pool.content == Content::Objects {
+                    let Range { start, end } = region.slot_addresses();
+                    sanitizer::add_root(ptr::with_exposed_provenance(start), end - start);
+                }
                 return Some(region);
             }
             if slots == 1 {

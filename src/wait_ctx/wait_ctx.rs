@@ -20,7 +20,7 @@ use std::sync::atomic::{
 use crate::c_types::ASYNC_WAIT_CTX;
 use crate::error::{Error, Reason};
 use crate::sys::mutex::ForkSafeMutex;
-use crate::sys::slots::SlotPool;
+use crate::sys::slots::{Content, SlotPool};
 use crate::sys::syscall_guard::SyscallGuard;
 
 /// Tells that an entry's context is freed, so that its owner can close the descriptor.
@@ -49,7 +49,7 @@ pub struct WaitCtx {
 // SAFETY: only the one free list that has the context touches `next_free`.
 unsafe impl Sync for WaitCtx {}
 
-static CONTEXTS: SlotPool = SlotPool::new(false);
+static CONTEXTS: SlotPool = SlotPool::new(Content::Objects);
 const SLOT_BYTES: usize = mem::size_of::<WaitCtx>().next_multiple_of(64);
 
 struct Contents {

@@ -1,5 +1,5 @@
-//! AddressSanitizer and ThreadSanitizer follow a switch, if the program was built with one:
-//! the first needs to know which stack is in use, the second which fiber. Their functions are
+//! AddressSanitizer and ThreadSanitizer learn of stacks and switches, if the program was built with
+//! one: the first needs to know which stack is in use, the second which fiber. Their functions are
 //! found by weak references; in other programs nothing here is called.
 //!
 //! Both are told by the side that leaves, AddressSanitizer also by the side that comes. What is
@@ -159,8 +159,9 @@ impl Drop for Suspended {
     }
 }
 
-/// LeakSanitizer looks for pointers on the stacks in use; it has to be told of suspended ones.
-fn add_root(bottom: *const c_void, bytes: usize) {
+/// LeakSanitizer looks for pointers on the stacks in use. It has to be told of suspended ones, and
+/// of other memory that is mapped.
+pub fn add_root(bottom: *const c_void, bytes: usize) {
     if let Some(add_root) = functions().add_root {
         // SAFETY: the function is LeakSanitizer's, and reads only what is mapped.
         unsafe { add_root(bottom, bytes) };
