@@ -9,7 +9,7 @@ use std::{env, fs, thread};
 
 use libtest_mimic::Failed;
 
-use crate::stage::{self, ROOT, library_directory, output_of, stdout_of};
+use crate::stage::{self, ROOT, TARGET, library_directory, output_of, stdout_of};
 
 pub struct Openssl {
     /// Its version, as it names itself.
@@ -74,7 +74,7 @@ impl Openssl {
 
     /// Where programs built against it go.
     pub fn built(&self) -> PathBuf {
-        let built = ROOT.join("target/ctests").join(&self.version);
+        let built = TARGET.join("ctests").join(&self.version);
         fs::create_dir_all(&built).expect("can't make a folder in target/ctests");
         built
     }
@@ -179,7 +179,7 @@ fn build(
     let version = crate_version
         .split_once('+')
         .map_or(crate_version, |it| it.1);
-    let tree = ROOT.join("target/openssl").join(version);
+    let tree = TARGET.join("openssl").join(version);
     let mut configure = vec!["./Configure", platform()];
     configure.extend(WITHOUT.iter().chain(options));
     // The system's configuration serves; -O1 halves the time.

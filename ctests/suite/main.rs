@@ -21,13 +21,14 @@ fn main() {
     let mut trials = surface::trials();
     let mut checks = programs::without_openssl();
     checks.extend(programs::with_openssl(&SYSTEM));
-    checks.extend(chapters::checks(&SYSTEM, &chapters::ALL));
+    let programs_of_chapters = chapters::programs(&SYSTEM, &chapters::ALL);
+    checks.extend(chapters::checks(&programs_of_chapters, &chapters::ALL));
     trials.extend(checks.into_iter().map(Trial::from));
     trials.extend(faults::trials());
     trials.extend(cost::trials());
     trials.extend(bugs::trials());
     trials.extend(watchers::trials());
-    trials.extend(plain_switch::trials());
+    trials.extend(plain_switch::trials(&programs_of_chapters));
     trials.extend(endurance::trials());
     trials.extend(fuzz::trials());
     let end = libtest_mimic::run(&arguments, trials);

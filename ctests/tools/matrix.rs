@@ -34,15 +34,12 @@ fn main() {
     let start = Instant::now();
     let mut checks = Vec::new();
     for (version, openssl) in versions.into_iter().enumerate() {
-        progress(&format!(
-            "building the checks for OpenSSL {}",
-            openssl.version
-        ));
-        let mut of_version = chapters::checks(openssl, &chapters::NATIVE);
+        let programs = chapters::programs(openssl, &chapters::NATIVE);
+        let mut of_version = chapters::checks(&programs, &chapters::NATIVE);
         of_version.extend(programs::with_openssl(openssl));
         for other in versions {
             if other.version != openssl.version {
-                of_version.push(programs::beside(openssl, other));
+                of_version.push(programs::two_libcryptos(openssl, other));
             }
         }
         of_version.push(fuzz(openssl));
