@@ -119,10 +119,6 @@ const TIMEOUT: [&str; 2] = ["timeout", "--kill-after=5"];
 /// The command as a line for a shell, without the time limit: a debugger can be put before the
 /// program.
 pub fn shell_line(command: &Command) -> String {
-    let quoted = |word: &OsStr| {
-        let word = word.to_string_lossy();
-        shlex::try_quote(&word).map_or_else(|_| word.to_string(), |it| it.into_owned())
-    };
     let mut words: Vec<String> = Vec::new();
     if let Some(directory) = command.get_current_dir() {
         words.push(format!("cd {} &&", quoted(directory.as_os_str())));
@@ -149,6 +145,16 @@ pub fn shell_line(command: &Command) -> String {
     };
     words.extend(arguments.iter().map(|word| quoted(word)));
     words.join(" ")
+}
+
+/// A word for a shell.
+fn quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.into_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// The output of a command that succeeds; otherwise a failure that shows the output, and the line

@@ -4,8 +4,8 @@ use std::fs;
 
 use libtest_mimic::Failed;
 
-use super::expect;
 use super::man_page::man_page;
+use crate::check::expect;
 use crate::stage::{
     BUILT, ROOT, command, compiler, headers, library_path, output_of, shared_library, stderr_of,
 };

@@ -2,7 +2,7 @@
 
 use libtest_mimic::Failed;
 
-use super::expect;
+use crate::check::expect;
 use crate::openssl::Openssl;
 use crate::stage::{
     ROOT, command, compiler, headers, library_path, output_of, shared_library, stdout_of,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::Failed;
 
-use super::expect;
+use crate::check::expect;
 use crate::openssl::{Openssl, SYSTEM};
 use crate::stage::{command, headers, library_path, output_of, shared_library, stdout_of};
 

@@ -8,8 +8,6 @@ mod man_page;
 mod openssl_command;
 mod static_linking;
 
-use libtest_mimic::Failed;
-
 pub use loading::two_libcryptos;
 
 use crate::check::Check;
@@ -88,12 +86,4 @@ pub fn with_openssl(openssl: &'static Openssl) -> Vec<Check> {
         }));
     }
     checks
-}
-
-fn expect(condition: bool, what: impl Into<String>) -> Result<(), Failed> {
-    if condition {
-        Ok(())
-    } else {
-        Err(what.into().into())
-    }
 }

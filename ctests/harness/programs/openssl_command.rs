@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use libtest_mimic::Failed;
 
 use super::environment::stacks_made;
-use super::expect;
+use crate::check::expect;
 use crate::openssl::Openssl;
 use crate::stage::{command, output_of, shared_library, stderr_of};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use libtest_mimic::Failed;
 
 use super::environment::stacks_made;
-use super::expect;
+use crate::check::expect;
 use crate::openssl::Openssl;
 use crate::stage::{
     BUILT, ROOT, command, compiler, headers, library_path, output_of, program_source, stderr_of,
