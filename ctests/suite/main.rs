@@ -10,6 +10,7 @@ mod fuzz;
 mod gdb;
 mod headers;
 mod install;
+mod layers;
 mod plain_switch;
 mod sanitizer_bugs;
 mod valgrind;
@@ -26,6 +27,7 @@ fn main() {
     trials.extend(headers::trials());
     trials.extend(install::trials());
     trials.extend(build::trials());
+    trials.extend(layers::trials());
     let mut checks = programs::without_openssl();
     checks.extend(programs::with_openssl(&SYSTEM));
     let of_chapters = chapters::programs(&SYSTEM, &chapters::ALL);
