@@ -1,7 +1,7 @@
 //! The chapters of the contract: the cases that each has, and how each is built and run. The
 //! table of the ways is in check.h.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -125,6 +125,21 @@ pub fn checks(programs: &[Arc<Program>], ways: &[Way]) -> Vec<Check> {
     }
     first.extend(others);
     first
+}
+
+/// All cases of these programs as `chapter::case`, with whether they are flagged OURS. In builds
+/// with OpenSSL's header the flags depend on its version; those builds are left out.
+pub fn flagged_ours(programs: &[Arc<Program>]) -> Result<BTreeMap<String, bool>, Failed> {
+    let mut all = BTreeMap::new();
+    for program in programs {
+        if matches!(program.build, Build::Alone | Build::Linked) {
+            for case in program.cases.as_ref().map_err(Failed::clone)? {
+                let name = format!("{}::{}", program.chapter(), case.name);
+                all.insert(name, case.flags & OURS != 0);
+            }
+        }
+    }
+    Ok(all)
 }
 
 impl Program {

@@ -3,6 +3,7 @@
 
 mod build;
 mod cost;
+mod differences;
 mod endurance;
 mod exports;
 mod faults;
@@ -41,6 +42,7 @@ fn main() {
     trials.extend(plain_switch::trials(&of_chapters));
     trials.extend(endurance::trials());
     trials.extend(fuzz::trials());
+    trials.extend(differences::trials(&of_chapters, &trials));
     let end = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         print!("{} passed, {} failed", end.num_passed, end.num_failed);
