@@ -73,7 +73,7 @@ test:
 bench: library
 	@sh ctests/needs
 	$(CARGO) build --release --quiet -p ctests --bin bench
-	$(RELEASE)/bench $(FLAGS)
+	$(RELEASE)/bench --rsasync $(SHARED) $(FLAGS)
 
 # Random use of the whole interface in eight threads, for SECONDS (60 by default).
 soak: library
@@ -89,7 +89,8 @@ soak: library
 # fuzzer, whose --help lists them.
 fuzz: library
 	@sh ctests/needs
-	$(CARGO) run --quiet --bin fuzz -- $(if $(SECONDS),--seconds $(SECONDS)) $(FLAGS)
+	$(CARGO) run --quiet --bin fuzz -- --rsasync $(SHARED) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(FLAGS)
 
 # The checks on OpenSSL 1.1.1, the system's and 4.0, or those whose names contain FLAGS: a table,
 # versions across, checks down. The first run builds 1.1.1 and 4.0, which takes some minutes.

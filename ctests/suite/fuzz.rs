@@ -1,4 +1,4 @@
-//! The fuzzer for a limited time, with a fresh seed, which it prints if it fails.
+//! Random programs: some time of the fuzzer, with a fresh seed, which it prints if it fails.
 
 use std::env;
 
@@ -17,7 +17,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The fuzzer's time: RSASYNC_FUZZ_SECONDS, or 100 seconds.
+/// How long the fuzzer may take, unless the environment says otherwise.
 fn seconds() -> Result<u32, Failed> {
     match env::var("RSASYNC_FUZZ_SECONDS") {
         Ok(seconds) => Ok(seconds.parse()?),
@@ -26,9 +26,8 @@ fn seconds() -> Result<u32, Failed> {
 }
 
 fn fuzz(seconds: u32, flags: &[&str]) -> Result<(), Failed> {
-    // A program that fails is shrunk before it is reported.
-    const SHRINKING_S: u32 = 180;
-    let mut fuzz = command(env!("CARGO_BIN_EXE_fuzz"), seconds + SHRINKING_S);
+    const TO_SHRINK: u32 = 180;
+    let mut fuzz = command(env!("CARGO_BIN_EXE_fuzz"), seconds + TO_SHRINK);
     fuzz.args(["--seconds", &seconds.to_string()]).args(flags);
     fuzz.arg("--rsasync").arg(shared_library());
     let summary = stdout_of(&mut fuzz)?;
