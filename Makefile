@@ -1,7 +1,8 @@
 # What a person types: make demo, make test, make install. README.md tells more.
 #
-# The build honours CC, LDFLAGS, cargo's variables (CARGO_TARGET_DIR among them), and for `install`
-# PREFIX, LIBDIR and DESTDIR. With DEBUG=1 the library has line tables: gdb shows its source lines.
+# The build honours CC, CFLAGS (for the C programs of demo and soak), LDFLAGS, cargo's variables, as
+# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR and DESTDIR. With DEBUG=1 the library has line
+# tables, and gdb shows its source lines.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
@@ -63,7 +64,8 @@ demo: library
 
 # All tests, or those that FLAGS choose: FLAGS=NAME runs the tests whose names contain NAME;
 # --list, --exact and --skip NAME may stand there too. A test that fails shows the line that runs
-# it by hand. What the tests need beyond cargo, make and a C compiler is in ctests/needs.
+# it by hand; with `gdb --args` before the program, and DEBUG=1 here, gdb shows the library's source.
+# What the tests need beyond cargo, make and a C compiler is in ctests/needs.
 test:
 	@sh ctests/needs
 	$(CARGO) test --quiet -- $(FLAGS)

@@ -1,4 +1,4 @@
-//! A check, which has a name and a function, and what such functions end with.
+//! A check: a named function that the suite or the matrix runs; and comparisons that fail one.
 
 use std::fmt::Debug;
 

@@ -123,7 +123,7 @@ fn compiles(standard: &str, includes: &str, flags: &[&str]) -> Result<(), Failed
     output_of(&mut compiler).map(drop)
 }
 
-/// Not as C99, which does not allow a typedef to be repeated, as rsasync's header does with 1.1's.
+/// C99 is left out: it forbids repeated typedefs, and 1.1's header and rsasync's have the same ones.
 fn header_after_1_1() -> Result<(), Failed> {
     // opensslconf.h is generated, and not among 1.1's sources; the system's serves.
     let source = openssl_src_111::source_dir().join("include");

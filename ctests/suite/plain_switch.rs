@@ -1,5 +1,5 @@
 //! The switch of processors other than x86-64, an ordinary call (`jump` in src/fibre/): a library
-//! that is built with it here passes the chapters that switch most.
+//! that is built with it here passes the chapters about jobs and switches.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! The environment variables: RSASYNC_STATS, and what set-uid programs make of both.
+//! The environment variables RSASYNC_STATS and RSASYNC_STACK_SIZE, which set-uid programs ignore.
 
 use std::fs;
 
