@@ -1,80 +1,105 @@
 # What a person types: make demo, make test, make install. README.md tells more.
+#
+# The build honours CC, CFLAGS (for the C programs of demo and soak), LDFLAGS, cargo's variables, as
+# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR and DESTDIR. With DEBUG=1 the library has line
+# tables, and gdb shows its source lines.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
 CARGO   ?= cargo
 CC      ?= cc
+OBJCOPY ?= objcopy
 INSTALL ?= install
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 MAJOR   := $(firstword $(subst ., ,$(VERSION)))
-SHARED  := target/release/librsasync.so
-STATIC  := target/static/librsasync.a
-DEMO    := target/demo
-SOAK    := target/soak
+# Cargo's own answer, as a configuration file can set it too.
+TARGET  := $(shell $(CARGO) metadata --no-deps --format-version 1 \
+               | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+RELEASE := $(TARGET)/release
+SHARED  := $(RELEASE)/librsasync.so
+STATIC  := $(TARGET)/static/librsasync.a
+DEMO    := $(TARGET)/demo
+SOAK    := $(TARGET)/soak
+
+ifeq ($(DEBUG),1)
+export CARGO_PROFILE_RELEASE_DEBUG := line-tables-only
+endif
+
+# rustc takes one word for its linker. A compiler cache does not link.
+LINKER := $(filter-out ccache distcc sccache,$(CC))
+LINK    := -C linker=$(firstword $(LINKER)) \
+    $(patsubst %,-C link-arg=%,$(wordlist 2,$(words $(LINKER)),$(LINKER)) $(LDFLAGS))
 
 .PHONY: all library demo test bench fuzz soak matrix install headers clean
 
 all: library $(STATIC)
 
 library:
-	$(CARGO) build --release --quiet -p rsasync
+	$(CARGO) rustc --release --quiet -p rsasync --lib -- $(LINK)
 
-# One object, in which only the C functions are visible: a program may have a Boost.Context or
-# a Rust library of its own, and the linker takes all of ours or nothing. Rust's own objects
-# carry compiler intermediates, which confuse some linkers' plug-ins.
+# One object, in which only the C functions are global: a program may have a Boost.Context or
+# a Rust library of its own, and the linker takes all of this one or nothing. The compiler's
+# intermediate code in Rust's objects is removed, as it confuses the plug-ins of some linkers.
 $(STATIC): library
 	@mkdir -p $(@D)
-	ld -r -u ASYNC_start_job target/release/librsasync.a -o $(@D)/rsasync.o
-	objcopy --strip-debug --remove-section='.llvm*' --wildcard \
+	$(LD) -r -u ASYNC_start_job $(RELEASE)/librsasync.a -o $(@D)/rsasync.o
+	$(OBJCOPY) --strip-debug --remove-section='.llvm*' --wildcard \
 	    --keep-global-symbol='ASYNC_*' --keep-global-symbol='RSASYNC_*' $(@D)/rsasync.o
 	rm -f $@
-	ar rcs $@ $(@D)/rsasync.o
+	$(AR) rcs $@ $(@D)/rsasync.o
 
-# Runs an example on the library, and then the installed openssl, unchanged.
+# Runs an example on the library, and then the installed openssl, unchanged, with the library
+# preloaded.
 demo: library
 	@mkdir -p $(DEMO)
-	@ln -sf ../release/librsasync.so $(DEMO)/librsasync.so.$(MAJOR)
-	$(CC) -pthread -Iinclude examples/pipe.c -o $(DEMO)/pipe -Ltarget/release -lrsasync -Wl,-rpath,$(CURDIR)/$(DEMO)
+	@ln -sf $(SHARED) $(DEMO)/librsasync.so.$(MAJOR)
+	$(CC) $(CFLAGS) -pthread -Iinclude examples/pipe.c -o $(DEMO)/pipe $(LDFLAGS) \
+	    -L$(RELEASE) -lrsasync -Wl,-rpath,$(DEMO)
 	$(DEMO)/pipe
 	@if command -v openssl > /dev/null; then set -x; \
-	    RSASYNC_STATS=1 LD_PRELOAD=$(CURDIR)/$(SHARED) \
+	    RSASYNC_STATS=1 LD_PRELOAD=$(SHARED) \
 	        openssl speed -seconds 1 -bytes 1024 -async_jobs 8 -evp sha256; \
 	else echo 'no openssl command here: nothing to preload into'; fi
 
-# All tests. What they need beyond cargo, make and a C compiler is Debian's; see ctests/needs.
+# All tests, or those that FLAGS choose: FLAGS=NAME runs the tests whose names contain NAME;
+# --list, --exact and --skip NAME may stand there too. A test that fails shows the line that runs
+# it by hand; with `gdb --args` before the program, and DEBUG=1 here, gdb shows the library's source.
+# What the tests need beyond cargo, make and a C compiler is in ctests/needs.
 test:
 	@sh ctests/needs
-	$(CARGO) test --quiet
+	$(CARGO) test --quiet -- $(FLAGS)
 
-# What each call costs, of rsasync and of libcrypto in turn; plots and raw numbers are in
-# target/bench. FLAGS go to the benchmark: --quick, and words of the rows that are wanted.
+# What each call costs, of rsasync and of libcrypto in turn; plots and raw numbers go to
+# target/bench. FLAGS go to the benchmark: --quick, and words of the rows to measure.
 bench: library
 	@sh ctests/needs
 	$(CARGO) build --release --quiet -p ctests --bin bench
-	target/release/bench $(FLAGS)
+	$(RELEASE)/bench --rsasync $(SHARED) $(FLAGS)
 
-# Random work of everything in eight threads, for SECONDS (60 if not given).
+# Random use of the whole interface in eight threads, for SECONDS (60 by default).
 soak: library
 	@sh ctests/needs
 	@mkdir -p $(SOAK)
-	@ln -sf ../release/librsasync.so $(SOAK)/librsasync.so.$(MAJOR)
-	$(CC) -std=gnu11 -g -O1 -pthread -DWITH_LIBCRYPTO -Iinclude -Ictests/include ctests/programs/soak.c \
-	    -o $(SOAK)/soak -Ltarget/release -lrsasync -lcrypto -Wl,-rpath,$(CURDIR)/$(SOAK)
+	@ln -sf $(SHARED) $(SOAK)/librsasync.so.$(MAJOR)
+	$(CC) -std=gnu11 -g -O1 $(CFLAGS) -pthread -DWITH_LIBCRYPTO -Iinclude -Ictests/include \
+	    ctests/programs/soak.c -o $(SOAK)/soak $(LDFLAGS) -L$(RELEASE) -lrsasync -lcrypto \
+	    -Wl,-rpath,$(SOAK)
 	SECONDS=$(or $(SECONDS),60) $(SOAK)/soak soak
 
 # Random programs on rsasync and on libcrypto, until stopped or for SECONDS; FLAGS go to the
-# fuzzer, which tells them by --help.
+# fuzzer, whose --help lists them.
 fuzz: library
 	@sh ctests/needs
-	$(CARGO) run --quiet --bin fuzz -- $(if $(SECONDS),--seconds $(SECONDS)) $(FLAGS)
+	$(CARGO) run --quiet --bin fuzz -- --rsasync $(SHARED) \
+	    $(if $(SECONDS),--seconds $(SECONDS)) $(FLAGS)
 
-# The checks on OpenSSL 1.1.1, the system's and 4.0: versions across, checks down. The first time
-# it builds the two that the system does not have, which takes some minutes.
+# The checks on OpenSSL 1.1.1, the system's and 4.0, or those whose names contain FLAGS: a table,
+# versions across, checks down. The first run builds 1.1.1 and 4.0, which takes some minutes.
 matrix:
 	@sh ctests/needs
 	$(CARGO) build --quiet -p ctests --bins
-	target/debug/matrix $(CHECKS)
+	$(TARGET)/debug/matrix $(FLAGS)
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \
@@ -95,7 +120,7 @@ install: all
 	    'Version: $(VERSION)' 'Libs: -L$${libdir} -lrsasync' 'Cflags: -I$${includedir}' \
 	    > $(DESTDIR)$(LIBDIR)/pkgconfig/rsasync.pc
 
-# Writes the C headers anew from the Rust source.
+# Generates the C headers from the Rust source.
 headers:
 	$(CARGO) run --quiet --bin headers include
 

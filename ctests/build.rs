@@ -1,4 +1,4 @@
-//! Builds the benchmark's loops, which are C.
+//! Compiles the benchmark's inner loops, which are written in C.
 
 fn main() {
     println!("cargo::rerun-if-changed=bench/loops.c");

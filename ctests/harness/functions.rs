@@ -1,5 +1,5 @@
-//! A library's functions, found at run time: those of openssl/async.h, and the few of libcrypto
-//! that a program watches it by.
+//! Functions of rsasync and libcrypto, looked up at run time: those of openssl/async.h, and those of
+//! libcrypto that show what jobs do to it.
 
 use std::ffi::{c_char, c_int, c_ulong, c_void};
 
@@ -10,8 +10,8 @@ pub type JobFn = extern "C" fn(Pointer) -> c_int;
 pub type CleanupFn = extern "C" fn(Pointer, *const c_void, c_int, Pointer);
 pub type CallbackFn = extern "C" fn(Pointer) -> c_int;
 
-/// Declares a table of functions, and how it is filled: each name is looked up as it stands.
-/// C reads it as a struct of these pointers, in this order.
+/// Declares a struct of function pointers, and `find`, which looks each of them up by its name. C
+/// code reads the struct as well, so that the order of the fields is part of its type.
 macro_rules! functions {
     ($table:ident { $($field:ident: $name:literal, $type:ty;)* }) => {
         #[repr(C)]
@@ -21,9 +21,10 @@ macro_rules! functions {
 
         impl $table {
             /// # Safety
-            /// The library's functions of these names have these types.
+            /// The library's functions of these names must have these types.
             pub unsafe fn find(library: &Library) -> Result<Self, libloading::Error> {
-                // SAFETY: the caller's promise; the library is never unloaded.
+                // SAFETY: the caller vouches for the types. The pointers outlive `library`, as both
+                // rsasync (by its nodelete flag) and libcrypto (which pins itself) stay loaded.
                 unsafe { Ok(Self { $($field: *library.get::<$type>($name)?,)* }) }
             }
         }

@@ -1,5 +1,5 @@
-//! What the test runner, the matrix, the fuzzer and the benchmark share: the checks, what they
-//! are made on, and the libraries' functions.
+//! What the suite, the matrix, the fuzzer and the benchmark share: the checks, the library as it is
+//! staged for them, the OpenSSLs that they run on, and the libraries' functions.
 
 pub mod chapters;
 pub mod check;

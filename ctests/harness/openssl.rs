@@ -1,4 +1,4 @@
-//! An OpenSSL to check against: the system's, or one built here from its sources.
+//! An OpenSSL to test with: the system's, or one that is built here from its sources.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -9,16 +9,16 @@ use std::{env, fs, thread};
 
 use libtest_mimic::Failed;
 
-use crate::stage::{self, ROOT, library_directory, output_of, stdout_of};
+use crate::stage::{self, ROOT, TARGET, library_directory, output_of, stdout_of};
 
 pub struct Openssl {
-    /// Its version, as it names itself.
+    /// Its version: "3.0.13".
     pub version: String,
-    /// Its tree, with headers in include/ and libraries in it; none for the system's.
+    /// The directory that it was built in, with headers in include/; None for the system's.
     tree: Option<PathBuf>,
 }
 
-/// The system's.
+/// The system's OpenSSL.
 pub static SYSTEM: LazyLock<Openssl> = LazyLock::new(|| {
     let mut ask = stage::command("pkg-config", 60);
     let version = stdout_of(ask.args(["--modversion", "libcrypto"])).unwrap_or_default();
@@ -29,7 +29,7 @@ pub static SYSTEM: LazyLock<Openssl> = LazyLock::new(|| {
 });
 
 impl Openssl {
-    /// OpenSSL 1.1.1, which can build its shared libraries from what the crate has.
+    /// OpenSSL 1.1.1. The sources in its crate are complete enough to build shared libraries.
     pub fn v1_1() -> Result<Self, Failed> {
         let version = openssl_src_111::version();
         build(
@@ -40,8 +40,8 @@ impl Openssl {
         )
     }
 
-    /// OpenSSL 4. The scripts that it links shared libraries with are not in the crate, but
-    /// the lists of their functions are.
+    /// OpenSSL 4. Its crate lacks the scripts that link the shared libraries, but has the lists of
+    /// exported functions, from which `link_shared` makes linker scripts.
     pub fn v4() -> Result<Self, Failed> {
         let version = openssl_src_400::version();
         let options = [
@@ -60,7 +60,7 @@ impl Openssl {
             let targets = ["build_generated", "libcrypto.a", "libssl.a", "apps/openssl"];
             make(tree, &targets)?;
             link_shared(tree, "crypto", &[])?;
-            // Internal functions that both have.
+            // libssl uses internal functions of libcrypto, which only libcrypto.a has.
             link_shared(tree, "ssl", &["-L.", "-lcrypto", "libcrypto.a"])?;
             let link = "cc apps/openssl-bin-*.o apps/libapps.a -L. -lssl -lcrypto -o apps/openssl";
             run_in(tree, "sh", &["-c", link])
@@ -72,15 +72,15 @@ impl Openssl {
         major.and_then(|number| number.parse().ok()).unwrap_or(0)
     }
 
-    /// Where programs built against it go.
+    /// The directory for programs that are built against it.
     pub fn built(&self) -> PathBuf {
-        let built = ROOT.join("target/ctests").join(&self.version);
-        fs::create_dir_all(&built).expect("can't make a folder in target/ctests");
+        let built = TARGET.join("ctests").join(&self.version);
+        fs::create_dir_all(&built).expect("a directory in target/ctests can't be made");
         built
     }
 
-    /// How a program finds its headers and its libraries when it is built; its name there, too,
-    /// for a program that is built without it and loads it.
+    /// The compiler's options for its headers and libraries. The macro LIBCRYPTO has its soname, for
+    /// programs that are built without it and load it.
     pub fn compile_flags(&self) -> Vec<String> {
         let major = self.major();
         let suffix = if major == 1 {
@@ -95,26 +95,26 @@ impl Openssl {
         if let Some(tree) = &self.tree {
             flags.push(format!("-I{}", tree.join("include").display()));
             flags.push(format!("-L{}", tree.display()));
-            // Of the static libraries; the C library has had these in it since 2.34.
+            // The static libraries need these, where the C library is older than 2.34.
             flags.extend(["-pthread", "-ldl"].map(str::to_owned));
         }
         flags
     }
 
-    /// A command that runs on it, and is ended after so many seconds.
-    pub fn command(&self, program: impl AsRef<OsStr>, seconds: u32) -> Command {
-        let mut command = stage::command(program, seconds);
+    /// A command that finds this OpenSSL's libraries, with a time limit in seconds.
+    pub fn command(&self, program: impl AsRef<OsStr>, timeout_s: u32) -> Command {
+        let mut command = stage::command(program, timeout_s);
         if let Some(tree) = &self.tree {
-            let ours = library_directory();
+            let rsasync = library_directory();
             command.env(
                 "LD_LIBRARY_PATH",
-                format!("{}:{}", ours.display(), tree.display()),
+                format!("{}:{}", rsasync.display(), tree.display()),
             );
         }
         command
     }
 
-    /// Its command line tool.
+    /// Its `openssl` command.
     pub fn tool(&self) -> PathBuf {
         match &self.tree {
             Some(tree) => tree.join("apps/openssl"),
@@ -122,7 +122,7 @@ impl Openssl {
         }
     }
 
-    /// Its libcrypto.
+    /// The file of its shared libcrypto.
     pub fn libcrypto(&self) -> Result<PathBuf, Failed> {
         let directory = match &self.tree {
             Some(tree) => tree.clone(),
@@ -135,7 +135,7 @@ impl Openssl {
     }
 }
 
-/// What jobs, their tests and a TLS connection can do without.
+/// Options that leave out what jobs, their tests and a TLS connection don't need.
 const WITHOUT: [&str; 30] = [
     "no-tests",
     "no-aria",
@@ -169,7 +169,7 @@ const WITHOUT: [&str; 30] = [
     "no-whirlpool",
 ];
 
-/// Builds in a copy of the sources; once, for the copy stays in target/.
+/// Builds an OpenSSL in a copy of its sources in the target directory, once for each recipe.
 fn build(
     crate_version: &str,
     source: &Path,
@@ -179,10 +179,10 @@ fn build(
     let version = crate_version
         .split_once('+')
         .map_or(crate_version, |it| it.1);
-    let tree = ROOT.join("target/openssl").join(version);
+    let tree = TARGET.join("openssl").join(version);
     let mut configure = vec!["./Configure", platform()];
     configure.extend(WITHOUT.iter().chain(options));
-    // The system's configuration serves; -O1 halves the time.
+    // The system's configuration file is used; -O1 takes half the time of -O3.
     configure.extend(["--openssldir=/etc/ssl", "-O1", "-fPIC"]);
     let (stamp, recipe) = (tree.join("built"), configure.join(" "));
     if fs::read_to_string(&stamp).is_ok_and(|built| built == recipe) {
@@ -193,9 +193,9 @@ fn build(
     }
     eprintln!("building OpenSSL {version} in {}, once", tree.display());
     let _ = fs::remove_dir_all(&tree);
-    fs::create_dir_all(tree.parent().ok_or("target has no parent")?)?;
-    let from = source.to_str().ok_or("a path that is no text")?;
-    let to = tree.to_str().ok_or("a path that is no text")?;
+    fs::create_dir_all(tree.parent().ok_or("the target directory has no parent")?)?;
+    let from = source.to_str().ok_or("a path that is not UTF-8")?;
+    let to = tree.to_str().ok_or("a path that is not UTF-8")?;
     run_in(&ROOT, "cp", &["-r", from, to])?;
     run_in(&tree, "perl", &configure)?;
     make(&tree)?;
@@ -206,7 +206,7 @@ fn build(
     })
 }
 
-/// What OpenSSL calls this machine.
+/// OpenSSL's name for this machine.
 fn platform() -> &'static str {
     if cfg!(target_arch = "aarch64") {
         "linux-aarch64"
@@ -215,8 +215,8 @@ fn platform() -> &'static str {
     }
 }
 
-/// One after the other: 1.1.1 gives each target a make of its own, and two of them would write
-/// the same files.
+/// Makes one target after the other: 1.1.1 starts a make for each target, and two at the same time
+/// would write the same files.
 fn make(tree: &Path, targets: &[&str]) -> Result<(), Failed> {
     let jobs = thread::available_parallelism().map_or(1, usize::from);
     let jobs = format!("-j{jobs}");
@@ -224,13 +224,14 @@ fn make(tree: &Path, targets: &[&str]) -> Result<(), Failed> {
     targets.try_for_each(|target| run_in(tree, "make", &["-s", &jobs, target]))
 }
 
-/// Links lib`name`.so from lib`name`.a as OpenSSL would, with its public functions only.
+/// Links lib`name`.so from lib`name`.a as OpenSSL's own build does, exporting the functions in its
+/// list only.
 fn link_shared(tree: &Path, name: &str, libraries: &[&str]) -> Result<(), Failed> {
     let major = "4";
     let numbers = fs::read_to_string(tree.join(format!("util/lib{name}.num")))?;
     let mut script = format!("OPENSSL_{major}.0.0 {{ global:\n");
     for line in numbers.lines() {
-        // A function, its number, the version it came with, and `EXIST:` with its conditions.
+        // NAME NUMBER VERSION EXIST:CONDITIONS, or NOEXIST for a function that is gone.
         let fields: Vec<_> = line.split_whitespace().collect();
         if let [function, _, _, state] = fields[..]
             && state.starts_with("EXIST:")
@@ -256,7 +257,7 @@ fn link_shared(tree: &Path, name: &str, libraries: &[&str]) -> Result<(), Failed
 fn run_in(directory: &Path, program: &str, arguments: &[&str]) -> Result<(), Failed> {
     let mut command = stage::command(program, 3600);
     command.current_dir(directory).args(arguments);
-    // This may run below another make.
+    // The variables of the make that runs the tests are not for this build.
     for variable in env::vars_os().map(|(name, _)| name) {
         if variable.to_str().is_some_and(|name| name.contains("MAKE")) {
             command.env_remove(variable);

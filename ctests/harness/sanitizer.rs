@@ -1,4 +1,4 @@
-//! The sanitizers of clang: how a program is built with one, and what it is told.
+//! clang's sanitizers: how a program is built with one, and which options it runs with.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,7 +21,8 @@ impl Sanitizer {
         }
     }
 
-    /// Whatever it finds ends the program, with a status that is not 0.
+    /// The compiler for a program in which every finding ends the process with a status other than
+    /// 0.
     pub fn compiler(self, source: &Path) -> Command {
         let mut compiler = compiler_of("clang", "clang++", source);
         compiler.args(["-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]);
@@ -32,15 +33,15 @@ impl Sanitizer {
         compiler
     }
 
-    /// Ours, and more, which may say otherwise.
+    /// Sets the options that all programs need, followed by `more`, which may override them.
     pub fn set_options(self, command: &mut Command, more: &str) {
-        // A fault is the program's own business, and memory may end.
+        // Cases handle SIGSEGV themselves, and let allocations fail.
         let both = "handle_segv=0:allocator_may_return_null=1";
         match self {
             Self::Address => command
                 .env("ASAN_OPTIONS", format!("{both}:detect_leaks=1:{more}"))
                 .env("UBSAN_OPTIONS", "print_stacktrace=1"),
-            // A process with threads may fork, and ends at once.
+            // Cases fork while other threads run, and need no second's wait for reports at exit.
             Self::Thread => command.env(
                 "TSAN_OPTIONS",
                 format!("{both}:die_after_fork=0:atexit_sleep_ms=0:{more}"),

@@ -1,14 +1,14 @@
-//! What calls and paused jobs cost, counted and not timed, against what they did cost when this was
-//! written: instructions by valgrind, bytes by the kernel.
+//! What calls and paused jobs cost: instructions, as valgrind counts them, and bytes, as the kernel
+//! does, compared with the recorded numbers below. Counts, unlike times, are the same in each run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use libtest_mimic::{Failed, Trial};
 
-use harness::stage::{BUILT, ROOT, command, compiler, headers, library_path, stderr_of, stdout_of};
+use harness::stage::{BuiltOnce, build_program, command, stderr_of, stdout_of};
 
-/// Instructions of one call, or of a few that belong together: those of the program and of the C
-/// library with them, in a process that has no libcrypto, and in one that has.
+/// A row of programs/cost.c, and the instructions of one run of its calls, the program's and the C
+/// library's included: in a process without libcrypto, and in one with it.
 const INSTRUCTIONS: [(&str, u64, u64); 7] = [
     ("start_finish", 293, 320),
     ("start_finish_64", 325, 352),
@@ -19,66 +19,49 @@ const INSTRUCTIONS: [(&str, u64, u64); 7] = [
     ("wait_context_life", 505, 505),
 ];
 
-/// Bytes of memory and of page tables for each paused job: a page, and a tenth of one.
+/// Bytes of memory and page tables for each paused job: a page of 4,096 bytes, and a tenth.
 const BYTES: u64 = 4500;
 
-/// What another compiler or C library may add, in percent.
-const ROOM: u64 = 8;
+/// What another compiler or C library may add.
+const TOLERANCE_PERCENT: u64 = 8;
 
-/// With a plug-in that came after libcrypto, as servers have them.
+/// Libraries that the program loads: a libcrypto, and one that stands for a server's plug-in, loaded
+/// after it.
 const WITH_LIBCRYPTO: &str = "libcrypto.so.3:libanl.so.1";
 
 pub fn trials() -> Vec<Trial> {
-    let program = match program() {
-        Ok(program) => program,
-        Err(why) => return vec![Trial::test("build::cost", || Err(why))],
-    };
-    let mut trials = vec![bytes(program.clone())];
+    let mut trials = vec![Trial::test(
+        "cost::bytes::paused_job",
+        bytes_of_a_paused_job,
+    )];
     for (row, alone, with_libcrypto) in INSTRUCTIONS {
-        trials.push(instructions("alone", row, alone, "", program.clone()));
-        trials.push(instructions(
-            "linked",
-            row,
-            with_libcrypto,
-            WITH_LIBCRYPTO,
-            program.clone(),
-        ));
+        trials.push(instructions("alone", row, alone, ""));
+        trials.push(instructions("linked", row, with_libcrypto, WITH_LIBCRYPTO));
     }
     trials
 }
 
-fn program() -> Result<PathBuf, Failed> {
-    let program = BUILT.join("cost");
-    let mut compiler = compiler(&ROOT.join("ctests/programs/cost.c"));
-    compiler.arg("-I").arg(headers()).arg(library_path());
-    stdout_of(compiler.arg("-lrsasync").arg("-o").arg(&program))?;
-    Ok(program)
+fn program() -> Result<&'static Path, Failed> {
+    static PROGRAM: BuiltOnce = BuiltOnce::new();
+    PROGRAM.get_or_build(|| build_program("cost", &[]))
 }
 
-fn bytes(program: PathBuf) -> Trial {
-    Trial::test("cost::bytes::paused_job", move || {
-        let printed = stdout_of(command(&program, 60).arg("memory"))?;
-        within(printed.trim().parse()?, BYTES)
-    })
+fn bytes_of_a_paused_job() -> Result<(), Failed> {
+    let printed = stdout_of(command(program()?, 60).arg("memory"))?;
+    within(printed.trim().parse()?, BYTES)
 }
 
-fn instructions(
-    build: &str,
-    row: &'static str,
-    recorded: u64,
-    loaded: &'static str,
-    program: PathBuf,
-) -> Trial {
+fn instructions(build: &str, row: &'static str, recorded: u64, loaded: &'static str) -> Trial {
     Trial::test(format!("cost::instructions_{build}::{row}"), move || {
         const TIMES: u64 = 2000;
-        let once = count(&program, row, loaded, TIMES)?;
-        let twice = count(&program, row, loaded, 2 * TIMES)?;
+        let once = count(row, loaded, TIMES)?;
+        let twice = count(row, loaded, 2 * TIMES)?;
         within((twice - once) / TIMES, recorded)
     })
 }
 
-/// All instructions of a process that does it so many times.
-fn count(program: &Path, row: &str, loaded: &str, times: u64) -> Result<u64, Failed> {
+/// All instructions of a process that makes a row's calls `times` times.
+fn count(row: &str, loaded: &str, times: u64) -> Result<u64, Failed> {
     let mut valgrind = command("env", 120);
     valgrind
         .arg(format!("TIMES={times}"))
@@ -88,12 +71,12 @@ fn count(program: &Path, row: &str, loaded: &str, times: u64) -> Result<u64, Fai
         "--tool=callgrind",
         "--callgrind-out-file=/dev/null",
     ]);
-    let said = stderr_of(valgrind.arg(program).arg(row))?;
+    let said = stderr_of(valgrind.arg(program()?).arg(row))?;
     let total = said
         .lines()
         .find_map(|line| line.split_once("Collected : "));
     Ok(total
-        .ok_or("callgrind has told no count")?
+        .ok_or("callgrind printed no count")?
         .1
         .trim()
         .parse()?)
@@ -101,13 +84,16 @@ fn count(program: &Path, row: &str, loaded: &str, times: u64) -> Result<u64, Fai
 
 fn within(cost: u64, recorded: u64) -> Result<(), Failed> {
     if cost < recorded / 2 {
-        return Err(format!("it costs {cost}, half of {recorded}: was it done at all?").into());
+        return Err(format!(
+            "it costs {cost}, less than half of {recorded}: were the calls made at all?"
+        )
+        .into());
     }
-    if cost <= recorded + recorded * ROOM / 100 {
+    if cost <= recorded + recorded * TOLERANCE_PERCENT / 100 {
         return Ok(());
     }
-    Err(
-        format!("it costs {cost}, where {recorded} was enough; make it cheaper, or record that")
-            .into(),
+    Err(format!(
+        "it costs {cost}, and {recorded} is recorded: make it cheaper, or record the new cost"
     )
+    .into())
 }

@@ -1,32 +1,28 @@
-//! Many jobs and long work: a million jobs at once, and a short one of `make soak`.
+//! Large loads: a million jobs at once, and ten seconds of `make soak`.
 
 use std::fs;
 use std::sync::{Mutex, PoisonError};
 
 use libtest_mimic::{Failed, Trial};
 
-use harness::stage::{BUILT, ROOT, command, compiler, headers, library_path, output_of};
+use harness::stage::{build_program, command, output_of};
 
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("endurance::a_million_jobs_at_once", || {
-            run("million", &["-lrsasync"], "JOBS=1000000")
+            run("million", &[], "JOBS=1000000")
         })
         .with_ignored_flag(available_memory() < MEMORY_FOR_A_MILLION),
         Trial::test("endurance::soak", || {
-            run(
-                "soak",
-                &["-DWITH_LIBCRYPTO", "-lrsasync", "-lcrypto"],
-                "SECONDS=10",
-            )
+            run("soak", &["-DWITH_LIBCRYPTO", "-lcrypto"], "SECONDS=10")
         }),
     ]
 }
 
-/// A page of stack for each, the kernel's tables, and room for the other trials.
+/// Bytes: a page of stack for each job, the kernel's page tables, and what other trials take.
 const MEMORY_FOR_A_MILLION: u64 = 6 << 30;
 
-/// Bytes that can be had without swapping; 0 if that can't be told.
+/// Bytes that can be allocated without swapping; 0 if /proc does not say.
 fn available_memory() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = meminfo
@@ -36,20 +32,11 @@ fn available_memory() -> u64 {
         .map_or(0, |kib| kib << 10)
 }
 
-/// Builds a program and runs the case of its name, with a setting; one program at a time, as
-/// they take what the machine has.
+/// Builds a program and runs its case of the same name with an environment variable. One program at
+/// a time, as each of them uses the whole machine.
 fn run(name: &str, flags: &[&str], setting: &str) -> Result<(), Failed> {
     static TURN: Mutex<()> = Mutex::new(());
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let program = BUILT.join(name);
-    output_of(
-        compiler(&ROOT.join("ctests/programs").join(name).with_extension("c"))
-            .arg("-I")
-            .arg(headers())
-            .arg(library_path())
-            .args(flags)
-            .arg("-o")
-            .arg(&program),
-    )?;
+    let program = build_program(name, flags)?;
     output_of(command("env", 180).arg(setting).arg(&program).arg(name)).map(drop)
 }

@@ -1,34 +1,41 @@
-//! Memory that can't be had: a trial for each kind of call that fails, with and without a
-//! libcrypto, whose error queue then tells of it.
+//! Failing allocations: a trial for each system or C library call that fails, with and without a
+//! libcrypto, whose error queue gets the errors.
 
 use std::path::PathBuf;
 
 use libtest_mimic::{Failed, Trial};
 
-use harness::stage::{BUILT, ROOT, command, compiler, headers, library_path, output_of};
+use harness::stage::{BUILT, BuiltOnce, ROOT, command, compiler, headers, library_path, output_of};
 
-const KINDS: [&str; 4] = ["malloc", "mmap", "madvise", "mprotect"];
+/// The calls that are made to fail, one kind in each trial.
+const CALLS: [&str; 4] = ["malloc", "mmap", "madvise", "mprotect"];
 
 pub fn trials() -> Vec<Trial> {
-    let builds: [(&str, &[&str]); 2] = [
-        ("alone", &["-lrsasync"]),
-        ("linked", &["-DWITH_LIBCRYPTO", "-lrsasync", "-lcrypto"]),
-    ];
-    let of_build = |(build, flags): (&str, &[&str])| match program(build, flags) {
-        Ok(program) => KINDS.map(|kind| trial(build, kind, program.clone())).into(),
-        Err(why) => vec![Trial::test(format!("build::faults_{build}"), || Err(why))],
-    };
-    builds.into_iter().flat_map(of_build).collect()
+    static ALONE: BuiltOnce = BuiltOnce::new();
+    static LINKED: BuiltOnce = BuiltOnce::new();
+    let trials = CALLS.iter().flat_map(|call| {
+        let alone = trial("alone", call, &ALONE, &["-lrsasync"]);
+        let flags = &["-DWITH_LIBCRYPTO", "-lrsasync", "-lcrypto"];
+        [alone, trial("linked", call, &LINKED, flags)]
+    });
+    trials.collect()
 }
 
-fn trial(build: &str, kind: &str, program: PathBuf) -> Trial {
-    let case = format!("{kind}_fails");
+fn trial(
+    build: &'static str,
+    call: &str,
+    program: &'static BuiltOnce,
+    flags: &'static [&str],
+) -> Trial {
+    const TIMEOUT_S: u32 = 240;
+    let case = format!("{call}_fails");
     Trial::test(format!("{build}::faults::{case}"), move || {
-        output_of(command(&program, 240).arg(&case)).map(drop)
+        let program = program.get_or_build(|| build_faults(build, flags))?;
+        output_of(command(program, TIMEOUT_S).arg(&case)).map(drop)
     })
 }
 
-fn program(build: &str, flags: &[&str]) -> Result<PathBuf, Failed> {
+fn build_faults(build: &str, flags: &[&str]) -> Result<PathBuf, Failed> {
     let folder = ROOT.join("ctests/faults");
     let program = BUILT.join("faults").with_extension(build);
     output_of(

@@ -1,14 +1,20 @@
-//! Runs what checks the library from outside, in parallel, each check with a time limit.
-//! `cargo test -- NAME` runs those whose name contains NAME.
+//! Runs all checks of the library from outside, in parallel, each with a time limit.
+//! `make test FLAGS=NAME` runs those whose names contain NAME.
 
-mod bugs;
+mod build;
 mod cost;
+mod differences;
 mod endurance;
+mod exports;
 mod faults;
 mod fuzz;
+mod gdb;
+mod headers;
+mod install;
+mod layers;
 mod plain_switch;
-mod surface;
-mod watchers;
+mod sanitizer_bugs;
+mod valgrind;
 
 use std::process::exit;
 
@@ -18,18 +24,25 @@ use libtest_mimic::Trial;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    let mut trials = surface::trials();
+    let mut trials = exports::trials();
+    trials.extend(headers::trials());
+    trials.extend(install::trials());
+    trials.extend(build::trials());
+    trials.extend(layers::trials());
     let mut checks = programs::without_openssl();
     checks.extend(programs::with_openssl(&SYSTEM));
-    checks.extend(chapters::checks(&SYSTEM, &chapters::ALL));
+    let of_chapters = chapters::programs(&SYSTEM, &chapters::ALL);
+    checks.extend(chapters::checks(&of_chapters, &chapters::ALL));
     trials.extend(checks.into_iter().map(Trial::from));
     trials.extend(faults::trials());
     trials.extend(cost::trials());
-    trials.extend(bugs::trials());
-    trials.extend(watchers::trials());
-    trials.extend(plain_switch::trials());
+    trials.extend(sanitizer_bugs::trials());
+    trials.extend(gdb::trials());
+    trials.extend(valgrind::trials());
+    trials.extend(plain_switch::trials(&of_chapters));
     trials.extend(endurance::trials());
     trials.extend(fuzz::trials());
+    trials.extend(differences::trials(&of_chapters, &trials));
     let end = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         print!("{} passed, {} failed", end.num_passed, end.num_failed);

@@ -1,26 +1,44 @@
-//! The switch that other processors have, an ordinary call (`jump` in fibre.rs): a library built
-//! with it keeps the chapters that switch most.
+//! The switch of processors other than x86-64, an ordinary call (`jump` in src/fibre/): a library
+//! that is built with it here passes the chapters about jobs and switches.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
+use std::sync::Arc;
 
 use libtest_mimic::{Failed, Trial};
 
-use harness::chapters;
-use harness::stage::{ROOT, command, output_of, shared_library, stdout_of};
+use harness::chapters::{Program, Way};
+use harness::stage::{BuiltOnce, ROOT, TARGET, command, output_of, shared_library, stdout_of};
 
-const CHAPTERS: [&str; 6] = [
-    "exceptions.cc",
-    "frames.c",
-    "jobs.c",
-    "nesting.c",
-    "pausing.c",
-    "threads.c",
+/// The chapters that are less about switches than about memory, errors or libcrypto. All others run
+/// on this library too.
+const LEFT_OUT: [&str; 15] = [
+    "callbacks",
+    "default_context",
+    "discover",
+    "errors",
+    "fake_libcrypto",
+    "fake_libcrypto_1_1",
+    "fork",
+    "guards",
+    "mem_functions",
+    "openssl_cleanup",
+    "pool",
+    "reclaim",
+    "stacks",
+    "wait_ctx",
+    "wait_ctx_free",
 ];
 
-pub fn trials() -> Vec<Trial> {
-    let mut trials: Vec<_> = CHAPTERS.into_iter().flat_map(trials_of).collect();
+pub fn trials(programs: &[Arc<Program>]) -> Vec<Trial> {
+    let runs_here = |program: &&Arc<Program>| {
+        program.is_alone() && !LEFT_OUT.iter().any(|chapter| program.chapter() == *chapter)
+    };
+    let mut trials: Vec<_> = programs
+        .iter()
+        .filter(runs_here)
+        .flat_map(trials_of)
+        .collect();
     if cfg!(target_arch = "x86_64") {
         let name = "plain_switch::the_library_has_it";
         trials.push(Trial::test(name, has_another_switch));
@@ -28,18 +46,17 @@ pub fn trials() -> Vec<Trial> {
     trials
 }
 
-fn trials_of(chapter: &str) -> Vec<Trial> {
-    let (program, cases) = match chapters::alone(&ROOT.join("ctests/chapters").join(chapter)) {
-        Ok(listed) => listed,
-        Err(why) => {
-            return vec![Trial::test(format!("build::{chapter}_alone"), || Err(why))];
-        }
+fn trials_of(program: &Arc<Program>) -> Vec<Trial> {
+    let chapter = program.chapter();
+    let cases = match program.cases(Way::Alone) {
+        Ok(cases) => cases,
+        Err(why) => return vec![Trial::test(format!("build::{chapter}"), || Err(why))],
     };
-    let chapter = chapter.split('.').next().expect("it has a name").to_owned();
     let trial = |case: String| {
-        let program = program.clone();
+        let program = Arc::clone(program);
         Trial::test(format!("plain_switch::{chapter}::{case}"), move || {
-            let mut run = command(&program, 120);
+            const TIMEOUT_S: u32 = 120;
+            let mut run = command(program.executable()?, TIMEOUT_S);
             run.env("LD_LIBRARY_PATH", library()?.parent().ok_or("no folder")?);
             output_of(run.arg(&case)).map(drop)
         })
@@ -49,13 +66,12 @@ fn trials_of(chapter: &str) -> Vec<Trial> {
 
 /// The library with that switch, under the name that programs look for.
 fn library() -> Result<&'static Path, Failed> {
-    static LIBRARY: LazyLock<Result<PathBuf, String>> =
-        LazyLock::new(|| build().map_err(|why| why.message().unwrap_or("no library").to_owned()));
-    Ok(LIBRARY.as_deref().map_err(String::clone)?)
+    static LIBRARY: BuiltOnce = BuiltOnce::new();
+    LIBRARY.get_or_build(build)
 }
 
 fn build() -> Result<PathBuf, Failed> {
-    let target = ROOT.join("target/plain-switch");
+    let target = TARGET.join("plain-switch");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(&*ROOT);
     cargo.args(["rustc", "--quiet", "--release", "-p", "rsasync", "--lib"]);
@@ -69,7 +85,7 @@ fn build() -> Result<PathBuf, Failed> {
     Ok(soname)
 }
 
-/// The usual library leaves for `jump_fcontext` by jumps, this one by calls.
+/// The usual library goes to `jump_fcontext` by a jump, this one by a call.
 fn has_another_switch() -> Result<(), Failed> {
     let jumps = |library: &Path| -> Result<bool, Failed> {
         let code = stdout_of(command("objdump", 60).arg("-d").arg(library))?;

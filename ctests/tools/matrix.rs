@@ -1,5 +1,5 @@
-//! Runs the checks on every OpenSSL, and shows what passed on which: `make matrix`.
-//! `matrix NAME` runs those whose name contains NAME.
+//! `make matrix`: runs the checks on OpenSSL 1.1.1, the system's and 4, and shows a table of how many
+//! passed on each. `make matrix FLAGS=NAME` runs those whose names contain NAME.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -16,7 +16,7 @@ use harness::programs;
 use harness::stage::{STAGE, command, output_of, shared_library};
 use libtest_mimic::Failed;
 
-/// How many random programs the fuzzer runs on each.
+/// The random programs that the fuzzer runs on each OpenSSL.
 const FUZZ_CASES: u32 = 300;
 
 fn main() {
@@ -34,15 +34,12 @@ fn main() {
     let start = Instant::now();
     let mut checks = Vec::new();
     for (version, openssl) in versions.into_iter().enumerate() {
-        progress(&format!(
-            "building the checks for OpenSSL {}",
-            openssl.version
-        ));
-        let mut of_version = chapters::checks(openssl, &chapters::NATIVE);
+        let programs = chapters::programs(openssl, &chapters::NATIVE);
+        let mut of_version = chapters::checks(&programs, &chapters::NATIVE);
         of_version.extend(programs::with_openssl(openssl));
         for other in versions {
             if other.version != openssl.version {
-                of_version.push(programs::beside(openssl, other));
+                of_version.push(programs::two_libcryptos(openssl, other));
             }
         }
         of_version.push(fuzz(openssl));
@@ -61,7 +58,7 @@ fn main() {
     exit(if failed == 0 { 0 } else { 1 });
 }
 
-/// The fuzzer, which is a program beside this one: rsasync against this libcrypto.
+/// The fuzzer, whose program is in the directory of this one, comparing rsasync with this libcrypto.
 fn fuzz(openssl: &'static Openssl) -> Check {
     Check::new(format!("fuzz::{FUZZ_CASES}_random_programs"), || {
         let fuzzer = env::current_exe()?.with_file_name("fuzz");
@@ -73,13 +70,13 @@ fn fuzz(openssl: &'static Openssl) -> Check {
 }
 
 struct Outcome {
-    /// Which version, by its place.
+    /// The version, as an index into the table's columns.
     version: usize,
     name: String,
     end: Result<(), Failed>,
 }
 
-/// Runs them, as many at once as there are processors.
+/// Runs the checks, as many at a time as there are processors.
 fn run(checks: Vec<(usize, Check)>, versions: &[&Openssl]) -> Vec<Outcome> {
     let all = checks.len();
     let (waiting, done) = (Mutex::new(checks.into_iter()), Mutex::new(Vec::new()));
@@ -89,9 +86,9 @@ fn run(checks: Vec<(usize, Check)>, versions: &[&Openssl]) -> Vec<Outcome> {
             let name = check.name.clone();
             let end = check.run();
             let mut done = done.lock().expect("nobody panics");
-            let place = format!("OpenSSL {}: {name}", versions[version].version);
+            let title = format!("OpenSSL {}: {name}", versions[version].version);
             done.push(Outcome { version, name, end });
-            progress(&format!("{} of {all}  {place}", done.len()));
+            progress(&format!("{} of {all}  {title}", done.len()));
         }
     };
     thread::scope(|scope| {
@@ -103,7 +100,7 @@ fn run(checks: Vec<(usize, Check)>, versions: &[&Openssl]) -> Vec<Outcome> {
     done.into_inner().expect("nobody panics")
 }
 
-/// Versions across, groups of checks down; below it what failed.
+/// Prints the table, versions across and groups of checks down, and the failures below it.
 fn show(results: &[Outcome], versions: &[&Openssl]) {
     let mut rows: BTreeMap<&str, Vec<(usize, usize)>> = BTreeMap::new();
     for Outcome { version, name, end } in results {
@@ -144,7 +141,7 @@ fn show(results: &[Outcome], versions: &[&Openssl]) {
     }
 }
 
-/// Replaces the last line of a terminal.
+/// Shows the line in place of the last one, if standard error is a terminal.
 fn progress(line: &str) {
     let mut terminal = stderr();
     if terminal.is_terminal() {

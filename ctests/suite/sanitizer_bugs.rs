@@ -1,15 +1,17 @@
-//! The sanitizers find bugs in jobs, and name the functions: a trial for each of
+//! The sanitizers find bugs in jobs and name the functions: a trial for each bug in
 //! programs/bugs.c.
 
 use std::path::PathBuf;
-use std::sync::LazyLock;
 
 use libtest_mimic::{Failed, Trial};
 
+use harness::check::expect;
 use harness::sanitizer::Sanitizer;
-use harness::stage::{BUILT, ROOT, command, headers, library_path, output_of};
+use harness::stage::{
+    BUILT, BuiltOnce, command, headers, library_path, output_of, program_source, shell_line,
+};
 
-/// A case, what it is run with, and what must be in the report.
+/// A case of programs/bugs.c, the sanitizer and its options, and what the report must contain.
 struct Bug {
     case: &'static str,
     sanitizer: Sanitizer,
@@ -17,10 +19,10 @@ struct Bug {
     reported: &'static [&'static str],
 }
 
-/// A job's array: with frames where they are, on the job's stack, and with what
-/// AddressSanitizer takes for them to see uses after return, which it must keep for each job.
+/// Where AddressSanitizer keeps the local variables of functions: in the frames on the job's stack,
+/// or, to find uses after return, in a "fake stack" of its own, which every job has to have.
 const ON_THE_STACK: &str = "detect_stack_use_after_return=0";
-const ELSEWHERE: &str = "detect_stack_use_after_return=1";
+const ON_A_FAKE_STACK: &str = "detect_stack_use_after_return=1";
 
 const fn asan(case: &'static str, options: &'static str, reported: &'static [&'static str]) -> Bug {
     Bug {
@@ -42,14 +44,18 @@ const fn tsan(case: &'static str, reported: &'static [&'static str]) -> Bug {
 
 const BUGS: [Bug; 13] = [
     asan("array", ON_THE_STACK, ARRAY),
-    asan("array", ELSEWHERE, ARRAY),
+    asan("array", ON_A_FAKE_STACK, ARRAY),
     asan("array_after_a_pause", ON_THE_STACK, ARRAY_AFTER_A_PAUSE),
-    asan("array_after_a_pause", ELSEWHERE, ARRAY_AFTER_A_PAUSE),
+    asan("array_after_a_pause", ON_A_FAKE_STACK, ARRAY_AFTER_A_PAUSE),
     asan("array_in_a_nested_job", ON_THE_STACK, ARRAY_AFTER_A_PAUSE),
-    asan("array_in_a_nested_job", ELSEWHERE, ARRAY_AFTER_A_PAUSE),
+    asan(
+        "array_in_a_nested_job",
+        ON_A_FAKE_STACK,
+        ARRAY_AFTER_A_PAUSE,
+    ),
     asan(
         "returned",
-        ELSEWHERE,
+        ON_A_FAKE_STACK,
         &[
             "ERROR: AddressSanitizer: stack-use-after-return",
             " in use_after_return ",
@@ -128,13 +134,13 @@ const ARRAY_AFTER_A_PAUSE: &[&str] = &[
     "is located in stack of thread",
     "'letters'",
 ];
-/// How ThreadSanitizer shows where a fibre was made.
+/// ThreadSanitizer's report of where a fibre was made: a fibre is a thread without an id.
 const A_FIBRE: &str = "(tid=0, ";
 
 pub fn trials() -> Vec<Trial> {
     let trial = |bug: &'static Bug| {
         let kind = match bug.options {
-            ELSEWHERE => "_with_frames_elsewhere",
+            ON_A_FAKE_STACK => "_with_frames_elsewhere",
             _ => "",
         };
         let name = format!("{}::bugs::{}{kind}", bug.sanitizer.name(), bug.case);
@@ -144,32 +150,34 @@ pub fn trials() -> Vec<Trial> {
 }
 
 fn is_reported(bug: &Bug) -> Result<(), Failed> {
-    static WITH_ASAN: LazyLock<PathBuf> = LazyLock::new(|| build(Sanitizer::Address));
-    static WITH_TSAN: LazyLock<PathBuf> = LazyLock::new(|| build(Sanitizer::Thread));
-    let program = match bug.sanitizer {
-        Sanitizer::Address => &*WITH_ASAN,
-        Sanitizer::Thread => &*WITH_TSAN,
+    static WITH_ASAN: BuiltOnce = BuiltOnce::new();
+    static WITH_TSAN: BuiltOnce = BuiltOnce::new();
+    let built = match bug.sanitizer {
+        Sanitizer::Address => &WITH_ASAN,
+        Sanitizer::Thread => &WITH_TSAN,
     };
-    let mut run = command(program, 60);
+    let mut run = command(built.get_or_build(|| build(bug.sanitizer))?, 60);
     bug.sanitizer.set_options(&mut run, bug.options);
-    let output = run.arg(bug.case).output()?;
+    let line = shell_line(run.arg(bug.case));
+    let output = run.output()?;
     let report = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
-        return Err(format!("the bug was not found:\n{report}").into());
-    }
+    expect(
+        !output.status.success(),
+        format!("the bug was not found:\n{report}{line}"),
+    )?;
     for wanted in bug.reported {
-        if !report.contains(wanted) {
-            return Err(format!("no \"{wanted}\" in the report:\n{report}").into());
-        }
+        expect(
+            report.contains(wanted),
+            format!("no \"{wanted}\" in the report:\n{report}{line}"),
+        )?;
     }
     Ok(())
 }
 
-fn build(sanitizer: Sanitizer) -> PathBuf {
+fn build(sanitizer: Sanitizer) -> Result<PathBuf, Failed> {
     let program = BUILT.join(format!("bugs-{}", sanitizer.name()));
-    let mut compiler = sanitizer.compiler(&ROOT.join("ctests/programs/bugs.c"));
+    let mut compiler = sanitizer.compiler(&program_source("bugs.c"));
     compiler.arg("-I").arg(headers()).arg(library_path());
-    let built = output_of(compiler.arg("-lrsasync").arg("-o").arg(&program));
-    built.expect("bugs.c can't be built");
-    program
+    output_of(compiler.arg("-lrsasync").arg("-o").arg(&program))?;
+    Ok(program)
 }

@@ -1,0 +1,89 @@
+//! Whole programs on the staged library: which checks there are, by subject in the files beside
+//! this one.
+
+mod environment;
+mod examples;
+mod loading;
+mod man_page;
+mod openssl_command;
+mod static_linking;
+
+pub use loading::two_libcryptos;
+
+use crate::check::Check;
+use crate::openssl::Openssl;
+use crate::stage::{command, stdout_of};
+
+/// The checks that are the same for every OpenSSL.
+pub fn without_openssl() -> Vec<Check> {
+    let mut checks = vec![
+        Check::new("programs::man_page_example_alone", man_page::alone),
+        Check::new(
+            "programs::wholly_static_program",
+            static_linking::without_shared_libraries,
+        ),
+        Check::new(
+            "programs::loaded_and_unloaded_at_run_time",
+            loading::at_run_time,
+        ),
+        Check::new(
+            "programs::jobs_while_libraries_come_and_go",
+            loading::jobs_meanwhile,
+        ),
+        Check::new(
+            "programs::stats_are_printed_if_asked_for",
+            environment::stats,
+        ),
+    ];
+    // Only root can give a program to another user.
+    if stdout_of(command("id", 60).arg("-u")).is_ok_and(|id| id.trim() == "0") {
+        checks.push(Check::new(
+            "programs::set_uid_programs_ignore_the_environment",
+            environment::set_uid,
+        ));
+    }
+    checks
+}
+
+/// The checks of programs that use this OpenSSL.
+pub fn with_openssl(openssl: &'static Openssl) -> Vec<Check> {
+    let mut checks = vec![
+        Check::new("programs::man_page_example_linked_beside_libcrypto", || {
+            man_page::linked(openssl)
+        }),
+        Check::new("programs::man_page_example_preloaded", || {
+            man_page::preloaded(openssl)
+        }),
+        Check::new("programs::static_program_that_uses_jobs", || {
+            static_linking::jobs(openssl, "static_jobs", &[])
+        }),
+        Check::new("programs::wholly_static_program_that_uses_jobs", || {
+            static_linking::jobs(openssl, "wholly_static_jobs", &["-static"])
+        }),
+        Check::new("programs::static_program_that_uses_libssl", || {
+            static_linking::ssl(openssl)
+        }),
+        Check::new("programs::openssl_speed_sha256_preloaded", || {
+            openssl_command::speed(openssl, "64", &["-evp", "sha256"])
+        }),
+        Check::new("programs::openssl_speed_rsa2048_preloaded", || {
+            openssl_command::speed(openssl, "8", &["rsa2048"])
+        }),
+    ];
+    for protocol in ["tls1_2", "tls1_3"] {
+        checks.push(Check::new(
+            format!("programs::openssl_{protocol}_preloaded"),
+            move || openssl_command::tls(openssl, protocol),
+        ));
+    }
+    let mut examples = vec!["pipe", "epoll"];
+    if openssl.major() >= 3 {
+        examples.push("callback");
+    }
+    for example in examples {
+        checks.push(Check::new(format!("examples::{example}"), move || {
+            examples::run(openssl, example)
+        }));
+    }
+    checks
+}
