@@ -66,8 +66,10 @@ fn check_backtrace(functions: &[&str]) -> Result<(), String> {
     let ends_well = match functions {
         [_, "middle", "job_func", rest @ ..] => match rest {
             [] => true,
-            [base] => base.starts_with("rsasync::fibre::base"),
-            [base, "ASYNC_start_job", .., "main"] => base.starts_with("rsasync::fibre::base"),
+            [base] => base.starts_with("rsasync::fibre::fibre::trampoline"),
+            [base, "ASYNC_start_job", .., "main"] => {
+                base.starts_with("rsasync::fibre::fibre::trampoline")
+            }
             _ => false,
         },
         _ => false,
