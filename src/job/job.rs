@@ -119,7 +119,9 @@ pub struct Job {
     /// The next one towards the bottom of the pool.
     pub next_idle: Cell<Option<JobRef>>,
     pub epoch: LimitEpoch,
-    /// The copy of the arguments, if it is too large for the stack.
+    /// The largest copy of arguments, in bytes, that lies on the stack.
+    most_args_on_stack: usize,
+    /// The copy of the arguments, if it is larger.
     heap_args: Cell<Option<(NonNull<u8>, Layout)>>,
     stack: Stack,
 }
@@ -230,6 +232,7 @@ impl JobRef {
             wait_ctx: WeakWaitCtx::none(),
             next_idle: Cell::new(None),
             epoch,
+            most_args_on_stack: (stack.frames().len() / 32).min(1024),
             heap_args: Cell::new(None),
             stack,
         });
@@ -280,25 +283,22 @@ impl Job {
     pub fn prepare(&self, func: Func, args: Args) -> Result<(), Error> {
         let mut frames = self.stack.frames();
         let mut copy = ptr::null_mut();
-        if args.bytes > Self::most_args_on_stack(frames.len()) {
-            copy = self.copy_to_heap(args)?.as_ptr();
-        } else if args.bytes > 0 {
-            let top = frames.end;
-            frames.end = (top - args.bytes) & !15;
-            copy = ptr::with_exposed_provenance_mut(frames.end);
-            self.stack
-                .allow_writing(frames.end - Fibre::FIRST_FRAME_BYTES..top);
-            // SAFETY: the stack is larger than this, and nothing of an idle job is on it.
-            unsafe { args.copy_to(copy) };
+        if args.bytes > 0 {
+            if args.bytes > self.most_args_on_stack {
+                copy = self.copy_to_heap(args)?.as_ptr();
+            } else {
+                let top = frames.end;
+                frames.end = (top - args.bytes) & !15;
+                copy = ptr::with_exposed_provenance_mut(frames.end);
+                self.stack
+                    .allow_writing(frames.end - Fibre::FIRST_FRAME_BYTES..top);
+                // SAFETY: the stack is larger than this, and nothing of an idle job is on it.
+                unsafe { args.copy_to(copy) };
+            }
         }
         // SAFETY: the stack is this job's, which is idle; what lies above the frames stays.
         unsafe { (self.fibre).prepare(frames, || self.stack.whole(), func, copy.cast()) };
         Ok(())
-    }
-
-    /// The largest copy of arguments, in bytes, that lies on the stack.
-    fn most_args_on_stack(stack_bytes: usize) -> usize {
-        (stack_bytes / 32).min(1024)
     }
 
     #[cold]
