@@ -39,6 +39,7 @@ use crate::openssl::libcrypto::{self, Symbols};
 use crate::sys::clock::{PATIENCE_MS, now_ms};
 use crate::sys::elf::SymbolType;
 use crate::sys::loader;
+use crate::sys::mutex::this_thread;
 use crate::sys::syscall_guard::SyscallGuard;
 
 /// The loader's count when everything that it had loaded was known and initialised.
@@ -53,7 +54,7 @@ const NEVER: u64 = u64::MAX;
 /// the two it does; 0: none. Only this thread touches the candidates.
 static DISCOVERER: AtomicUsize = AtomicUsize::new(0);
 
-/// Added to a thread, which is an even number.
+/// Added to the name of the thread, an even number.
 const DISCOVERY: usize = 0;
 const FORK: usize = 1;
 
@@ -153,11 +154,6 @@ fn lock_discovery(purpose: usize, patience_ms: u64) -> bool {
 
 fn unlock_discovery() {
     DISCOVERER.store(0, Release);
-}
-
-fn this_thread() -> usize {
-    // SAFETY: the function has no conditions.
-    unsafe { libc::pthread_self() as usize }
 }
 
 /// Walks through the loader's list and makes a new list of candidates. By the discoverer.

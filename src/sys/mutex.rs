@@ -49,7 +49,9 @@ static FORKER: AtomicUsize = AtomicUsize::new(0);
 /// When that thread announced itself, in milliseconds of the monotonic clock.
 static ANNOUNCED_MS: AtomicU64 = AtomicU64::new(0);
 
-fn this_thread() -> usize {
+/// The calling thread as `pthread_self` names it: an even number, and not 0. A forked child's only
+/// thread has the name of the one that forked.
+pub fn this_thread() -> usize {
     // SAFETY: the function has no conditions.
     unsafe { libc::pthread_self() as usize }
 }
