@@ -18,8 +18,9 @@ struct rsasync_stats {
      */
     uint64_t stacks_in_use;
     /**
-     * Those of them that should have a guard below and have none, because the process has as
-     * many mappings as the kernel allows. Stacks from a program's own allocator don't count.
+     * Those of them that should have a guard below and have none, because guards have three
+     * quarters of the mappings that the process may have, or the system refused one. Stacks from
+     * a program's own allocator don't count.
      */
     uint64_t stacks_unguarded;
     /**
@@ -34,7 +35,8 @@ extern "C" {
 #endif // __cplusplus
 
 /**
- * Says why the last call on this thread was refused or got no job, and what to do about it.
+ * Says why the last call that was refused on this thread, or got no job, was so, and what to do
+ * about it.
  *
  * Calls that succeed leave the message alone. It is a static string, never NULL, empty if
  * there was none; any thread may keep it. Where a libcrypto is in the process, refusals are
@@ -62,8 +64,6 @@ void RSASYNC_get_stats(struct rsasync_stats *stats, size_t size);
  * running jobs stay, and so does the limit of ASYNC_init_thread(), up to which new jobs can be
  * made.
  *
- * Handles of jobs that have finished are invalid then, as after ASYNC_cleanup_thread().
- *
  * Without this call idle jobs keep their stacks until ASYNC_cleanup_thread(), ASYNC_init_thread()
  * or the thread's end, but what those have touched goes back, by this rule. Whenever 256 jobs
  * of a thread have finished, it looks how many of its idle jobs it has not needed for a period
@@ -73,7 +73,7 @@ void RSASYNC_get_stats(struct rsasync_stats *stats, size_t size);
  * not locked.
  *
  * @return the bytes of memory that the system got back, without those that were locked; of
- *         stacks from a program's own function, all the bytes that its other function got
+ *         stacks from a program's own function, the sizes of what its other function took back
  */
 size_t RSASYNC_trim_thread(void);
 

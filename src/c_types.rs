@@ -5,7 +5,8 @@ use std::ffi::{c_int, c_void};
 
 /// A job; see ASYNC_start_job(). What points to one is a handle: compare it, keep it, but don't
 /// read through it. It stays the same from the job's start to its end and is stale from then on:
-/// ASYNC_get_wait_ctx() then gives NULL and ASYNC_start_job() refuses it, for ever.
+/// ASYNC_get_wait_ctx() gives NULL, and ASYNC_start_job() refuses it. Its value comes back after
+/// some four million jobs on the same stack.
 pub struct async_job_st {
     _opaque: (),
 }

@@ -4,20 +4,22 @@ use crate::openssl::discover;
 use crate::sys::mutex;
 use crate::sys::syscall_guard::SyscallGuard;
 
-/// Registers the handlers. They are never unloaded.
+/// Registers the handlers. Where the C library has no memory for that, a fork is as unprotected
+/// as with libcrypto.
 pub fn on_load() {
-    // SAFETY: the handlers have the type that the C library expects and live as long as it does.
+    // SAFETY: the handlers are never unloaded.
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
 }
 
-/// The discovery comes first: who waits for it has not announced a fork, and holds up nobody.
+/// The discovery is locked first: a forker that waits for it has not announced its fork yet, so no
+/// other thread waits for that forker.
 extern "C" fn prepare() {
     let _guard = SyscallGuard::new();
     discover::before_fork();
     mutex::before_fork();
 }
 
-/// The next forker, which waits for the discovery, finds the announcement taken back.
+/// In reverse order: the announcement is taken back before the next forker gets the discovery.
 extern "C" fn parent() {
     mutex::after_fork_in_parent();
     discover::after_fork_in_parent();

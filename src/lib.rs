@@ -1,7 +1,8 @@
 //! OpenSSL's asynchronous jobs (`openssl/async.h`) as a library of their own.
 //!
 //! A job is a C function on a stack of its own, which can pause in the middle and be resumed.
-//! The modules stand on floors; a module imports what lies below it, nothing beside or above:
+//! The modules stand on floors; a file imports from lower floors and from its own folder, never in
+//! a circle:
 //!
 //! ```text
 //!   6  capi/       async_h          the functions of openssl/async.h: pointers in, codes out
@@ -38,6 +39,9 @@
 //! ```
 
 #![allow(clippy::module_inception)] // a folder's main file has its name
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("rsasync runs on x86-64 and 64-bit ARM; ctests/README.md says what others need");
 
 #[cfg(not(panic = "abort"))]
 compile_error!("a panic must not unwind into C: build with panic = \"abort\"");
@@ -107,7 +111,7 @@ extern "C" fn on_load() {
 }
 
 /// Runs when the process exits: the library is never unloaded before.
-extern "C" fn on_exit() {
+extern "C" fn on_process_exit() {
     if sys::env::options().stats {
         capi::rsasync_h::print_stats();
     }
@@ -119,4 +123,4 @@ static ON_LOAD: extern "C" fn() = on_load;
 
 #[used]
 #[unsafe(link_section = ".fini_array")]
-static ON_EXIT: extern "C" fn() = on_exit;
+static ON_EXIT: extern "C" fn() = on_process_exit;

@@ -57,7 +57,8 @@
 /**
  * A job; see ASYNC_start_job(). What points to one is a handle: compare it, keep it, but don't
  * read through it. It stays the same from the job's start to its end and is stale from then on:
- * ASYNC_get_wait_ctx() then gives NULL and ASYNC_start_job() refuses it, for ever.
+ * ASYNC_get_wait_ctx() gives NULL, and ASYNC_start_job() refuses it. Its value comes back after
+ * some four million jobs on the same stack.
  */
 struct async_job_st;
 
@@ -99,7 +100,7 @@ extern "C" {
  * don't count, and join the thread's idle ones when they finish. A thread that never calls
  * this has no limit.
  *
- * @param max_size   how many jobs may be made; 0: any number
+ * @param max_size   how many jobs may be made, idle ones included; 0: any number, if init_size is 0
  * @param init_size  how many are made now; if memory ends there are fewer, which is no error
  * @return 1, or 0 with ASYNC_R_INVALID_POOL_SIZE if init_size is above max_size
  *
@@ -180,7 +181,7 @@ ASYNC_JOB *ASYNC_get_current_job(void);
  *
  * @param job  a handle, or NULL
  * @return NULL if job is NULL, if the job was started without a context, or the context was
- *         freed, or the job has finished: for ever, whatever else runs in its place by then
+ *         freed, or the job has finished, whatever else runs in its place by then
  *
  * Since OpenSSL 1.1.0.
  *
@@ -211,7 +212,8 @@ int ASYNC_is_capable(void);
  * Sets the functions that give and take back memory for stacks, for the whole process.
  *
  * They are asked for 32,768 bytes, or for RSASYNC_STACK_SIZE where the environment sets that.
- * A job uses what is in *num then, more or less; below 2 KiB there is no job. Such stacks have no guard but what the functions give them. They
+ * A job uses as many bytes as alloc_fn leaves in *num, be that more or fewer; with fewer than 2 KiB
+ * there is no job. Such stacks have no guard but what the functions give them. They
  * may be called in any thread, and must not throw.
  *
  * @param alloc_fn  gives memory; NULL keeps the function in place
@@ -220,8 +222,7 @@ int ASYNC_is_capable(void);
  *
  * Since OpenSSL 3.2.
  */
-int ASYNC_set_mem_functions(ASYNC_stack_alloc_fn alloc_fn,
-                            ASYNC_stack_free_fn free_fn);
+int ASYNC_set_mem_functions(ASYNC_stack_alloc_fn alloc_fn, ASYNC_stack_free_fn free_fn);
 
 /**
  * Tells the functions in place. The default ones may be called: they give guarded stacks of

@@ -41,7 +41,7 @@ macro_rules! jump_with_return_address {
 /// don't count, and join the thread's idle ones when they finish. A thread that never calls
 /// this has no limit.
 ///
-/// @param max_size   how many jobs may be made; 0: any number
+/// @param max_size   how many jobs may be made, idle ones included; 0: any number, if init_size is 0
 /// @param init_size  how many are made now; if memory ends there are fewer, which is no error
 /// @return 1, or 0 with ASYNC_R_INVALID_POOL_SIZE if init_size is above max_size
 ///
@@ -186,7 +186,7 @@ pub extern "C" fn ASYNC_get_current_job() -> *mut ASYNC_JOB {
 ///
 /// @param job  a handle, or NULL
 /// @return NULL if job is NULL, if the job was started without a context, or the context was
-///         freed, or the job has finished: for ever, whatever else runs in its place by then
+///         freed, or the job has finished, whatever else runs in its place by then
 ///
 /// Since OpenSSL 1.1.0.
 ///
@@ -225,7 +225,8 @@ pub extern "C" fn ASYNC_is_capable() -> c_int {
 /// Sets the functions that give and take back memory for stacks, for the whole process.
 ///
 /// They are asked for 32,768 bytes, or for RSASYNC_STACK_SIZE where the environment sets that.
-/// A job uses what is in *num then, more or less; below 2 KiB there is no job. Such stacks have no guard but what the functions give them. They
+/// A job uses as many bytes as alloc_fn leaves in *num, be that more or fewer; with fewer than 2 KiB
+/// there is no job. Such stacks have no guard but what the functions give them. They
 /// may be called in any thread, and must not throw.
 ///
 /// @param alloc_fn  gives memory; NULL keeps the function in place

@@ -17,8 +17,9 @@ use crate::sys::stderr;
 pub struct rsasync_stats {
     /// Stacks that exist: one for each job, those of idle jobs included.
     pub stacks_in_use: u64,
-    /// Those of them that should have a guard below and have none, because the process has as
-    /// many mappings as the kernel allows. Stacks from a program's own allocator don't count.
+    /// Those of them that should have a guard below and have none, because guards have three
+    /// quarters of the mappings that the process may have, or the system refused one. Stacks from
+    /// a program's own allocator don't count.
     pub stacks_unguarded: u64,
     /// Jobs that were left paused or running by threads which ended, since the process began.
     /// They can't be resumed, and their stacks stay.
@@ -31,7 +32,8 @@ const VERSION: &CStr =
         Err(_) => unreachable!(),
     };
 
-/// Says why the last call on this thread was refused or got no job, and what to do about it.
+/// Says why the last call that was refused on this thread, or got no job, was so, and what to do
+/// about it.
 ///
 /// Calls that succeed leave the message alone. It is a static string, never NULL, empty if
 /// there was none; any thread may keep it. Where a libcrypto is in the process, refusals are
@@ -76,8 +78,6 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
 /// running jobs stay, and so does the limit of ASYNC_init_thread(), up to which new jobs can be
 /// made.
 ///
-/// Handles of jobs that have finished are invalid then, as after ASYNC_cleanup_thread().
-///
 /// Without this call idle jobs keep their stacks until ASYNC_cleanup_thread(), ASYNC_init_thread()
 /// or the thread's end, but what those have touched goes back, by this rule. Whenever 256 jobs
 /// of a thread have finished, it looks how many of its idle jobs it has not needed for a period
@@ -87,16 +87,16 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
 /// not locked.
 ///
 /// @return the bytes of memory that the system got back, without those that were locked; of
-///         stacks from a program's own function, all the bytes that its other function got
+///         stacks from a program's own function, the sizes of what its other function took back
 #[unsafe(no_mangle)]
 pub extern "C" fn RSASYNC_trim_thread() -> usize {
-    Thread::with(|thread| thread.pool.trim())
+    Thread::with(|thread| thread.pool.destroy_idle_counted())
 }
 
 /// The line that RSASYNC_STATS asks for.
 pub fn print_stats() {
     let counts = stack::counts();
-    stderr::print(&format!(
+    stderr::print(format_args!(
         "rsasync {}: {} stacks made; at the end {} in use, {} without a guard, {} jobs abandoned\n",
         env!("CARGO_PKG_VERSION"),
         counts.made,

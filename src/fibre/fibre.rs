@@ -41,6 +41,9 @@ pub struct Fibre {
     sanitizer: sanitizer::Suspended,
 }
 
+// The trampoline stores a context's pointer where an Option<Context> is.
+const _: () = assert!(mem::size_of::<Option<Context>>() == mem::size_of::<usize>());
+
 impl Fibre {
     /// Bytes at the beginning that every switch uses; the first one uses more.
     pub const HOT_BYTES: usize = mem::offset_of!(Self, func);

@@ -21,12 +21,12 @@
 //! ```
 //!
 //! The memory there can be read for ever (`slots.rs`), so any thread may compare at any time. A
-//! generation comes again after 2^22 runs.
+//! handle's value comes back after 2^22 runs on the same stack.
 
 use std::alloc::{self, Layout};
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::mem::{self, ManuallyDrop};
+use std::mem;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{
@@ -39,6 +39,7 @@ use crate::error::{Error, Reason};
 use crate::fibre::fibre::{Fibre, Func};
 use crate::openssl::default_context::SavedLibCtx;
 use crate::stack::stack::{OWNER_BYTES, Stack};
+use crate::sys::syscall_guard::SyscallGuard;
 use crate::wait_ctx::wait_ctx::WaitCtx;
 use crate::wait_ctx::weak::WeakWaitCtx;
 
@@ -126,7 +127,6 @@ pub struct Job {
     stack: Stack,
 }
 
-const _: () = assert!(mem::offset_of!(Job, handle) == 0);
 const _: () = assert!(mem::offset_of!(Job, fibre) + Fibre::HOT_BYTES <= 64);
 const _: () = assert!(mem::size_of::<Job>() <= OWNER_BYTES);
 
@@ -217,36 +217,35 @@ impl Handle {
 }
 
 impl JobRef {
+    /// A copy of arguments on the stack takes at most one part in 32 of it, ...
+    const ARGS_SHARE_OF_STACK: usize = 32;
+    /// ... and at most this many bytes, so that a job that has not called deep touches one page.
+    const MOST_ARGS_BYTES: usize = 1024;
+
     /// A new job on this stack, idle.
     pub fn new(stack: Stack, owner: ThreadId, epoch: LimitEpoch) -> Self {
         let place = stack.owner_bytes().cast::<Job>();
         let generation = stack.generation().load(Relaxed).wrapping_add(1);
         let handle = Handle::encode(place.as_ptr().expose_provenance(), generation);
-        let job = ManuallyDrop::new(Job {
-            handle: AtomicUsize::new(0),
-            owner: AtomicU64::new(owner.0),
-            lib_ctx: SavedLibCtx::unknown(),
-            state: Cell::new(State::Idle),
-            pause_blocks: Cell::new(0),
-            fibre: Fibre::new(),
-            wait_ctx: WeakWaitCtx::none(),
-            next_idle: Cell::new(None),
-            epoch,
-            most_args_on_stack: (stack.frames().len() / 32).min(1024),
-            heap_args: Cell::new(None),
-            stack,
-        });
-        // SAFETY: the place is aligned, large enough (see the assertions above) and nobody
-        // else's. Other threads that have a stale handle may read the first field meanwhile, so
-        // it alone is stored as an atomic number.
+        let frames_bytes = stack.frames().len();
+        let job = place.as_ptr();
+        // SAFETY: the place is aligned, large enough (see the assertions above) and nobody else's,
+        // and every field is written. Other threads may read the three atomic ones meanwhile, by a
+        // stale handle; zeroed memory and what an earlier job left are valid values of them.
         unsafe {
-            let first = mem::size_of::<AtomicUsize>();
-            ptr::copy_nonoverlapping(
-                (&raw const job).cast::<u8>().add(first),
-                place.as_ptr().cast::<u8>().add(first),
-                mem::size_of::<Job>() - first,
-            );
-            (*place.as_ptr()).handle.store(handle, Release);
+            (*job).owner.store(owner.0, Relaxed);
+            (*job).wait_ctx.clear();
+            (&raw mut (*job).lib_ctx).write(SavedLibCtx::unknown());
+            (&raw mut (*job).state).write(Cell::new(State::Idle));
+            (&raw mut (*job).pause_blocks).write(Cell::new(0));
+            (&raw mut (*job).fibre).write(Fibre::new());
+            (&raw mut (*job).next_idle).write(Cell::new(None));
+            (&raw mut (*job).epoch).write(epoch);
+            (&raw mut (*job).most_args_on_stack)
+                .write((frames_bytes / Self::ARGS_SHARE_OF_STACK).min(Self::MOST_ARGS_BYTES));
+            (&raw mut (*job).heap_args).write(Cell::new(None));
+            (&raw mut (*job).stack).write(stack);
+            (*job).handle.store(handle, Release);
         }
         Self(place)
     }
@@ -303,6 +302,7 @@ impl Job {
 
     #[cold]
     fn copy_to_heap(&self, args: Args) -> Result<NonNull<u8>, Error> {
+        let _guard = SyscallGuard::new(); // an allocation that fails sets errno
         let layout = Layout::from_size_align(args.bytes, 16).ok();
         let heap_args = layout.and_then(|layout| {
             // SAFETY: there are more than 0 bytes.
@@ -318,7 +318,8 @@ impl Job {
         Ok(copy)
     }
 
-    /// Makes a job that has ended idle. Its handle becomes stale before anything else changes.
+    /// Makes a job that has ended idle. Its handle becomes stale first; who sees the next run's
+    /// wait context sees that, too (by the Release in [`WeakWaitCtx::set`]).
     #[inline]
     pub fn finish(&self) {
         self.handle

@@ -107,7 +107,7 @@ impl Pool {
         self.made.set(self.made.get() + 1);
         self.existing.set(self.existing.get() + 1);
         if self.is_closed.get() {
-            ABANDONED.fetch_add(1, Relaxed); // perhaps nobody is left to resume it
+            ABANDONED.fetch_add(1, Relaxed); // until it ends: the thread may exit before
         }
         Ok(JobRef::new(stack, owner, self.epoch.get()))
     }
@@ -129,7 +129,7 @@ impl Pool {
     /// fewer of them if memory ends.
     pub fn reset(&self, owner: ThreadId, limit: usize, idle: usize) -> Result<(), Error> {
         if idle > limit {
-            let text = c"init_size is above max_size; give a larger max_size (with 0, which means no limit, init_size must be 0)";
+            let text = c"init_size is above max_size; give a larger max_size (with 0, no limit, init_size must be 0)";
             return Err(Error {
                 reason: Reason::InvalidPoolSize,
                 text,
@@ -154,7 +154,7 @@ impl Pool {
     }
 
     /// The same; returns how many bytes of memory went back.
-    pub fn trim(&self) -> usize {
+    pub fn destroy_idle_counted(&self) -> usize {
         let mut bytes = 0;
         while let Some(job) = self.pop() {
             bytes += self.destroy(job).free_counted();
@@ -162,10 +162,9 @@ impl Pool {
         bytes
     }
 
-    /// The thread exits: destroys the idle jobs, and from now on each job that becomes idle. The
-    /// others count as abandoned.
+    /// The thread exits, and has no idle job: from now on a job is destroyed when it becomes idle.
+    /// Those that exist count as abandoned until then.
     pub fn close(&self) {
-        self.destroy_idle();
         self.is_closed.set(true);
         ABANDONED.fetch_add(self.existing.get(), Relaxed);
     }

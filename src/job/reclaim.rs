@@ -74,7 +74,6 @@ impl Reclaim {
     /// unless the last such crowd is not done yet.
     pub fn end_period(&self, top: Option<JobRef>) {
         let now_ms = clock::now_ms();
-        // A clock that was put back ends the period, too.
         if now_ms.wrapping_sub(self.period_began_ms.get()) >= PERIOD_MS {
             self.period_began_ms.set(now_ms);
             let unused = self.low_water.replace(top);

@@ -12,6 +12,7 @@ use crate::job::job::{JobRef, ThreadId};
 use crate::job::pool::Pool;
 use crate::sys::mutex::ForkSafeMutex;
 use crate::sys::sanitizer;
+use crate::sys::syscall_guard::SyscallGuard;
 use crate::wait_ctx::free_list::FreeList;
 
 pub struct Thread {
@@ -58,6 +59,7 @@ impl Thread {
     fn register(&self) {
         self.id.set(ThreadId::new());
         self.tsan_fiber.set(sanitizer::current_fiber());
+        let _guard = SyscallGuard::new(); // the C library may allocate
         let is_registered = exit_key().is_some_and(|key| {
             // SAFETY: the key is ours; its destructor gets the value of its own thread, whose
             // memory outlives all destructors.
@@ -87,8 +89,9 @@ impl Thread {
         }
     }
 
-    /// Nothing is kept for later any more.
+    /// From now on nothing is kept for later.
     fn close(&self) {
+        self.clean_up();
         self.pool.close();
         self.wait_contexts.close();
     }
@@ -96,18 +99,17 @@ impl Thread {
 
 /// The key whose destructor runs when a thread exits, if one could be had.
 fn exit_key() -> Option<libc::pthread_key_t> {
-    unsafe extern "C" fn on_exit(thread: *mut c_void) {
+    unsafe extern "C" fn on_thread_exit(thread: *mut c_void) {
         // SAFETY: `register` set the value, on this thread.
         let thread = unsafe { &*thread.cast::<Thread>() };
         thread.forget_current(); // where the C library has not unwound it
-        thread.clean_up();
         thread.close();
     }
     static KEY: ForkSafeMutex<Option<Option<libc::pthread_key_t>>> = ForkSafeMutex::new(None);
     *KEY.lock().get_or_insert_with(|| {
         let mut key = 0;
-        // SAFETY: `key` is a local variable, and `on_exit` is never unloaded.
-        let is_made = unsafe { libc::pthread_key_create(&mut key, Some(on_exit)) } == 0;
+        // SAFETY: `key` is a local variable, and `on_thread_exit` is never unloaded.
+        let is_made = unsafe { libc::pthread_key_create(&mut key, Some(on_thread_exit)) } == 0;
         is_made.then_some(key)
     })
 }

@@ -55,13 +55,14 @@ enum Access {
 impl Access {
     /// Pthread keys are numbers below this (PTHREAD_KEYS_MAX).
     const KEYS: libc::pthread_key_t = 1024;
+    const GONE_BITS: u32 = Self::KEYS + 1;
 
     #[inline(always)]
     const fn from_bits(bits: u32) -> Self {
         match bits {
             0..Self::KEYS => Self::Key(bits),
             Self::KEYS => Self::Call,
-            0x401 => Self::Gone,
+            Self::GONE_BITS => Self::Gone,
             _ => Self::Unused,
         }
     }
@@ -70,8 +71,8 @@ impl Access {
         match self {
             Self::Key(key) => key,
             Self::Call => Self::KEYS,
-            Self::Gone => 0x401,
-            Self::Unused => 0x402,
+            Self::Gone => Self::GONE_BITS,
+            Self::Unused => Self::GONE_BITS + 1,
         }
     }
 }
@@ -219,7 +220,7 @@ pub struct Source {
 /// # Safety
 /// The libcrypto is initialised, and `untrack` is called before it is gone.
 pub unsafe fn track(source: Source) -> Option<usize> {
-    /// Later versions may do more with a context than compare it.
+    /// Later versions may read what a context points to, which [`find_key`] does not have.
     const LAST_MAJOR_KNOWN: c_ulong = 4;
     let functions = Functions {
         set: source.set,
@@ -251,8 +252,9 @@ pub fn untrack(place: usize) {
 fn find_key(functions: Functions) -> Option<libc::pthread_key_t> {
     static PROBE: u64 = 0;
     let probe = (&raw const PROBE).cast_mut().cast::<c_void>();
-    // SAFETY: known versions only store the pointer, and no other code uses this thread's
-    // default meanwhile. glibc reads NULL behind a key that nobody has.
+    // SAFETY: known versions only store the pointer. No other code uses this thread's default
+    // meanwhile, but for a signal handler that does what libcrypto forbids there. glibc reads NULL
+    // behind a key that nobody has.
     unsafe {
         let before = (functions.set)(probe);
         let mut holding = (0..Access::KEYS).filter(|&key| libc::pthread_getspecific(key) == probe);

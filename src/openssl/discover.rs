@@ -6,8 +6,8 @@
 //! follows from the first call into a libcrypto (its allocator can't be replaced any more, say)
 //! must not come earlier than with its own jobs.
 //!
-//! Nobody waits for the loader. An object that is listed may be half loaded, or about to be
-//! unloaded:
+//! Nobody waits for the loader: it holds its lock while a constructor runs, which may wait for the
+//! thread that starts a job. So an object that is listed may be half loaded, or about to be unloaded:
 //!
 //! ```text
 //!   dlopen:   listed | relocated | constructors | returns          dlclose: destructors | unmapped
@@ -54,7 +54,7 @@ const NEVER: u64 = u64::MAX;
 /// the two it does; 0: none. Only this thread touches the candidates.
 static DISCOVERER: AtomicUsize = AtomicUsize::new(0);
 
-/// Added to the name of the thread, an even number.
+/// What the discoverer does, in the lowest bit, which the name of a thread leaves free.
 const DISCOVERY: usize = 0;
 const FORK: usize = 1;
 
@@ -93,7 +93,7 @@ pub fn new_objects_possible() -> bool {
 }
 
 /// Finds the libcryptos that have come and makes the first calls into them. Cheap if nothing was
-/// loaded, but where the loader's count is unknown.
+/// loaded; where the loader's count is unknown it walks through the list each time.
 #[cold]
 pub fn discover() {
     if !new_objects_possible() && loader::is_load_count_known() {

@@ -33,7 +33,8 @@ pub fn push(error: Error, function: &'static CStr) {
             let (function, reason) = (function_code_1_1(function), reason_code_1_1(error.reason));
             put(LIBRARY, function, reason, FILE.as_ptr(), 0);
         }
-        // The text takes memory. Where there is none, libcrypto would queue a second error.
+        // The text takes memory. Where there is none, libcrypto queues a second error; going back
+        // to the mark takes that away.
         if let (Some(set_mark), Some(add_data), Some(pop_to_mark)) = (
             symbols.err_set_mark,
             symbols.err_add_error_data,

@@ -25,8 +25,9 @@ use crate::sys::slots::{Content, READ_WRITE, Slot, SlotPool};
 
 /// Bytes of a guard: 16 pages of 4 KiB, one of 64 KiB. Frames up to this size can't jump over it.
 const GUARD_BYTES: usize = 64 << 10;
-/// What a job needs of its stack for itself, in bytes. It comes on top of the stack's size.
-const JOB_BYTES: usize = 4 << 10;
+/// Bytes that a slot has beside the guard and the stack's size, for what the owner has at the top:
+/// the job (256), a copy of arguments (1,024 at most), the first frames.
+const TOP_BYTES: usize = 4 << 10;
 
 /// The slots of jobs' stacks.
 pub static FOR_JOBS: SlotPool = SlotPool::new(Content::Stacks);
@@ -44,7 +45,7 @@ impl GuardedStack {
     /// A stack with at least this many usable bytes; None if there is no memory.
     pub fn new(pool: &'static SlotPool, bytes: usize) -> Option<Self> {
         let slot_bytes = bytes
-            .checked_add(JOB_BYTES + GUARD_BYTES)?
+            .checked_add(TOP_BYTES + GUARD_BYTES)?
             .checked_next_multiple_of(page_bytes())?;
         let stack = Self {
             slot: pool.take(slot_bytes)?,
@@ -87,7 +88,7 @@ impl GuardedStack {
     #[cold]
     fn prepare(mut self) -> Option<Self> {
         let slot = &self.slot;
-        if slot.is_read_only() {
+        if slot.is_at_rest_read_only() {
             // Two mappings for each stack in use; without a guard the stacks become one.
             let is_split = slot.may_split();
             let writable = if is_split {
@@ -103,6 +104,9 @@ impl GuardedStack {
                 return None;
             }
             self.is_guarded = is_split && slot.protect(self.guard(), libc::PROT_NONE);
+            if is_split && !self.is_guarded {
+                slot.unsplit();
+            }
         } else {
             self.is_guarded = self.mark() || {
                 let is_split = slot.may_split();
@@ -183,12 +187,16 @@ impl GuardedStack {
         resident * page_bytes()
     }
 
-    /// Gives the memory back to the system, then the slot to whoever takes one.
-    pub fn free(self) {
-        if !(self.slot.is_read_only() && self.is_guarded && self.slot.restore_read_only()) {
-            self.discard_below(self.addresses().end);
+    /// Gives the memory back to the system, then the slot to whoever takes one. False if the
+    /// memory is locked and stays.
+    pub fn free(self) -> bool {
+        let is_restored = self.slot.is_at_rest_read_only() && self.slot.restore_read_only();
+        if is_restored && self.is_guarded {
+            self.slot.unsplit();
         }
+        let is_discarded = is_restored || self.discard_below(self.addresses().end);
         self.slot.free();
+        is_discarded
     }
 }
 

@@ -6,6 +6,7 @@ use std::ptr;
 use crate::stack::guarded::{FOR_PROGRAM, GuardedStack};
 use crate::sys::env;
 use crate::sys::mutex::ForkSafeMutex;
+use crate::sys::syscall_guard::SyscallGuard;
 
 /// Gives memory: takes the bytes wanted in `*num`, leaves there the bytes given.
 pub type AllocFn = unsafe extern "C" fn(num: *mut usize) -> *mut c_void;
@@ -79,6 +80,7 @@ pub fn freeze() -> MemFunctions {
 /// # Safety
 /// `num` points to a `size_t`, which is read and written.
 unsafe extern "C" fn guarded_alloc(num: *mut usize) -> *mut c_void {
+    let _guard = SyscallGuard::new();
     // SAFETY: the caller's promise above.
     let bytes = unsafe { &mut *num };
     let wanted = (*bytes).max(env::options().stack_bytes());
@@ -98,10 +100,11 @@ unsafe extern "C" fn guarded_free(addr: *mut c_void) {
     if addr.is_null() {
         return;
     }
+    let _guard = SyscallGuard::new();
     // SAFETY: nobody uses the memory, by the caller's promise; what is in no slot is malloc's.
     unsafe {
         match GuardedStack::find(&FOR_PROGRAM, addr.addr()) {
-            Some(stack) => stack.free(),
+            Some(stack) => drop(stack.free()),
             None => libc::free(addr),
         }
     }

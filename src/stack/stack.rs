@@ -18,8 +18,8 @@ use crate::sys::syscall_guard::SyscallGuard;
 const LIBCRYPTO_STACK_BYTES: usize = 32 << 10;
 /// A stack with fewer bytes holds no job.
 const SMALLEST_STACK_BYTES: usize = 2 << 10;
-/// What a stack's owner has for itself in memory that can be read for ever, in bytes, aligned to
-/// as many.
+/// Bytes that a stack's owner has beside its frames. They are aligned to 256, and can be read for
+/// ever.
 pub const OWNER_BYTES: usize = 256;
 
 /// The memory of a stack. It is given back by [`Stack::free`], not when it is dropped.
@@ -164,19 +164,22 @@ impl Stack {
         }
     }
 
-    pub fn free(self) {
+    /// Gives the memory back; false if it is ours, but locked, and stays.
+    pub fn free(self) -> bool {
         let _guard = SyscallGuard::new();
         UNGUARDED.fetch_sub(self.is_unguarded().into(), Relaxed);
-        match self.memory {
+        let went_back = match self.memory {
             Memory::Guarded(stack) => stack.free(),
             Memory::Users { free, owner } => {
                 // SAFETY: it goes with the function that gave this memory; by owning the Stack
                 // the caller knows that nobody uses it.
                 unsafe { free(ptr::with_exposed_provenance_mut(self.frames.start)) };
                 owner.free();
+                true
             }
-        }
+        };
         FREED.fetch_add(1, Release);
+        went_back
     }
 
     /// Frees it; says how many bytes the system got, or the program's own function.
@@ -184,15 +187,8 @@ impl Stack {
         let _guard = SyscallGuard::new();
         let bytes = match &self.memory {
             Memory::Users { .. } => self.frames.len(),
-            Memory::Guarded(stack) => {
-                let resident = stack.resident_bytes();
-                match stack.discard_below(stack.addresses().end) {
-                    true => resident,
-                    false => 0,
-                }
-            }
+            Memory::Guarded(stack) => stack.resident_bytes(),
         };
-        self.free();
-        bytes
+        if self.free() { bytes } else { 0 }
     }
 }

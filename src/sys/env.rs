@@ -16,6 +16,9 @@ const DEFAULT_STACK_BYTES: usize = 128 << 10;
 /// and no typing error.
 const STACK_BYTES: RangeInclusive<usize> = 16 << 10..=1 << 30;
 
+/// How much of a value that makes no sense is kept to be shown, in bytes.
+const NONSENSE_BYTES: usize = 32;
+
 /// What the environment said.
 pub struct Options {
     /// `RSASYNC_STACK_SIZE` in bytes, if it is set to something sensible.
@@ -23,7 +26,7 @@ pub struct Options {
     /// Whether `RSASYNC_STATS` asks for a line of statistics when the process exits.
     pub stats: bool,
     /// The beginning of an `RSASYNC_STACK_SIZE` that makes no sense, and its length in bytes.
-    nonsense: Option<([u8; 32], usize)>,
+    nonsense: Option<([u8; NONSENSE_BYTES], usize)>,
 }
 
 impl Options {
@@ -42,18 +45,23 @@ pub fn read() {
 
 pub fn options() -> &'static Options {
     OPTIONS.get_or_init(|| {
-        let size = variable(c"RSASYNC_STACK_SIZE");
-        let stack_bytes_set = size.and_then(parse_size);
-        let nonsense = size.filter(|_| stack_bytes_set.is_none()).map(|text| {
-            let mut beginning = [0; 32];
-            let length = text.count_bytes().min(beginning.len());
-            beginning[..length].copy_from_slice(&text.to_bytes()[..length]);
-            (beginning, length)
+        let mut nonsense = None;
+        let stack_bytes_set = variable(c"RSASYNC_STACK_SIZE", |text| {
+            let bytes = parse_size(text);
+            if bytes.is_none() {
+                let mut beginning = [0; NONSENSE_BYTES];
+                let length = text.count_bytes().min(NONSENSE_BYTES);
+                beginning[..length].copy_from_slice(&text.to_bytes()[..length]);
+                nonsense = Some((beginning, length));
+            }
+            bytes
+        });
+        let stats = variable(c"RSASYNC_STATS", |text| {
+            !matches!(text.to_bytes(), b"" | b"0")
         });
         Options {
-            stack_bytes_set,
-            stats: variable(c"RSASYNC_STATS")
-                .is_some_and(|text| !matches!(text.to_bytes(), b"" | b"0")),
+            stack_bytes_set: stack_bytes_set.flatten(),
+            stats: stats.unwrap_or(false),
             nonsense,
         }
     })
@@ -66,10 +74,10 @@ pub fn report_nonsense() {
     if let Some((text, length)) = &options().nonsense
         && !REPORTED.swap(true, Relaxed)
     {
-        stderr::print(&format!(
+        stderr::print(format_args!(
             "rsasync: RSASYNC_STACK_SIZE={} is ignored: give bytes, or a number with K or M, \
              from {}K to {}M; stacks have {}K\n",
-            String::from_utf8_lossy(&text[..*length]),
+            text[..*length].escape_ascii(),
             STACK_BYTES.start() >> 10,
             STACK_BYTES.end() >> 20,
             DEFAULT_STACK_BYTES >> 10,
@@ -81,13 +89,13 @@ unsafe extern "C" {
     fn secure_getenv(name: *const c_char) -> *const c_char;
 }
 
-fn variable(name: &CStr) -> Option<&'static CStr> {
-    // SAFETY: `name` is a C string. The value is read before `options` returns, and while the
-    // library is loaded no other thread changes the environment, unless the program breaks
-    // the rules of setenv(3).
+/// What `read` makes of a variable; None if it is not set.
+fn variable<T>(name: &CStr, read: impl FnOnce(&CStr) -> T) -> Option<T> {
+    // SAFETY: `name` is a C string. While the library is loaded no other thread changes the
+    // environment, unless the program breaks the rules of setenv(3).
     unsafe {
         let value = secure_getenv(name.as_ptr());
-        (!value.is_null()).then(|| CStr::from_ptr(value))
+        (!value.is_null()).then(|| read(CStr::from_ptr(value)))
     }
 }
 

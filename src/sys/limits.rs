@@ -27,14 +27,14 @@ pub fn mappings() -> usize {
     CACHED.get_or_init(read).get()
 }
 
-/// Whether what is mapped counts, used or not: what rsasync takes, the program's `malloc` can't
-/// have.
+/// Whether every mapping counts against a limit, touched or not: what rsasync maps, the program's
+/// `malloc` can't have.
 pub fn is_address_space_limited() -> bool {
     is_limited(libc::RLIMIT_AS)
 }
 
-/// Whether what is mapped to be written counts, used or not: by a limit of the process, or
-/// because the system lets nobody reserve more memory than it has.
+/// Whether every writable mapping counts against a limit, touched or not: one of the process, or
+/// the memory of a system that lets nobody reserve more than it has.
 pub fn is_writable_memory_charged() -> bool {
     const NEVER_OVERCOMMIT: usize = 2;
     static POLICY_PLUS_ONE: OnceNonZeroUsize = OnceNonZeroUsize::new();

@@ -3,9 +3,10 @@
 //! glibc has two locks. One is held through a whole `dlopen` or `dlclose`, while constructors
 //! and destructors run; whoever asks `dladdr`, `dlsym` or `dlopen` waits for it, so nothing here
 //! does. The other guards the list of objects while a node is linked or unlinked;
-//! [`for_each_object`] takes it. In a forked child glibc (2.36) renews the first lock but not the
-//! second, so a child walks the list only after it has itself loaded something: then the lock
-//! was free.
+//! [`for_each_object`] takes it. The first may be held for long, by a constructor that waits for
+//! the very thread that asks. In a forked child glibc (2.36) renews the first lock but not the
+//! second, so a child walks the list only after it has itself loaded something: that proves that
+//! the lock is free.
 //!
 //! Whether something was loaded is read from the loader's own count, without any lock. Every
 //! object of a walk comes with the value of that count. The word lies in the loader's data,
@@ -18,7 +19,8 @@
 //!
 //! That place is believed because it has the right value behind a recursive lock, and only as
 //! long as it has the right value at every walk. Where it can't be found (another C library, a
-//! static program), [`load_count`] is 0 for ever, and the callers walk now and then.
+//! static program), [`load_count`] is 0 for ever, and the callers walk now and then, in a child as
+//! well: musl's `fork` waits for the list, and a static program hardly loads anything.
 
 use std::ffi::{c_int, c_void};
 use std::mem;

@@ -93,8 +93,9 @@ impl Stripe {
 
     /// Makes it free, whichever thread of the parent held it.
     fn reset(&self) {
-        // SAFETY: called in a forked child while it has a single thread, which is here and not
-        // in a pthread_mutex function.
+        // SAFETY: called in a forked child, whose single thread is here. (If it forked in a signal
+        // handler that has interrupted a pthread_mutex function, POSIX allows the child no such
+        // call afterwards.)
         unsafe { self.0.get().write(libc::PTHREAD_MUTEX_INITIALIZER) };
     }
 }

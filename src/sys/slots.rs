@@ -65,8 +65,8 @@ struct NewestRegion(Option<&'static Region>);
 // they are in the list.
 unsafe impl Send for NewestRegion {}
 
-/// The header of a mapping. What counts changes only under the pool's mutex; it is atomic to be
-/// reached by a shared reference.
+/// The header of a mapping. All numbers but `splits`, and all bits but `prepared`, change only
+/// under the pool's mutex; they are atomic to be reached by a shared reference.
 struct Region {
     older: Cell<Option<&'static Region>>,
     pool: &'static SlotPool,
@@ -90,10 +90,10 @@ struct Region {
 // SAFETY: `older` is written only before the region is in the list.
 unsafe impl Sync for Region {}
 
-/// What is known of 64 slots, a bit for each; zeroed memory is a valid value.
+/// The state of 64 slots, a bit for each; zeroed memory is a valid value.
 struct SlotBits {
     taken: AtomicU64,
-    /// Set by the user of the slot; stays when it is freed.
+    /// Set by the user of the slot; stays when the slot is freed.
     prepared: AtomicU64,
 }
 
@@ -131,7 +131,13 @@ impl SlotPool {
         let wanted = wanted.clamp(FIRST_REGION_SLOTS, LARGEST_REGION_SLOTS);
         let region = Region::map(self, wanted, slot_bytes)?;
         region.older.set(newest.0.replace(region));
-        region.take_slot()
+        let slot = region.take_slot();
+        drop(newest);
+        if self.content == Content::Objects {
+            let Range { start, end } = region.slot_addresses();
+            sanitizer::add_root(ptr::with_exposed_provenance(start), end - start);
+        }
+        slot
     }
 
     /// The slot that an address lies in, which somebody has taken.
@@ -196,10 +202,6 @@ impl Region {
                     &*header.as_ptr()
                 };
                 region.advise();
-                if pool.content == Content::Objects {
-                    let Range { start, end } = region.slot_addresses();
-                    sanitizer::add_root(ptr::with_exposed_provenance(start), end - start);
-                }
                 return Some(region);
             }
             if slots == 1 {
@@ -322,8 +324,8 @@ impl Slot {
         self.bits().prepared.fetch_or(self.bit(), Relaxed);
     }
 
-    /// Whether the slot can't be written before [`Slot::protect`] allows it.
-    pub fn is_read_only(&self) -> bool {
+    /// Whether a free slot can't be written, so that its user must call [`Slot::protect`].
+    pub fn is_at_rest_read_only(&self) -> bool {
         self.region.is_read_only
     }
 
@@ -358,7 +360,6 @@ impl Slot {
         let is_restored = map_memory(Some(start), end - start, true).is_some();
         if is_restored {
             self.bits().prepared.fetch_and(!self.bit(), Relaxed);
-            self.unsplit();
         }
         is_restored
     }
@@ -391,12 +392,13 @@ fn map_memory(place: Option<usize>, bytes: usize, is_read_only: bool) -> Option<
         flags |= libc::MAP_FIXED;
     }
     let place = ptr::with_exposed_provenance_mut(place.unwrap_or(0));
-    // SAFETY: without a place the mapping is a new one; with one the callers own that memory.
+    // SAFETY: without a place the mapping is a new one. With one it replaces memory of ours that
+    // nobody needs: a slot that its user gives up, or those of a region where none is taken.
     let start = unsafe { libc::mmap(place, bytes, protection, flags, -1, 0) };
     NonNull::new(start.cast()).filter(|_| start != libc::MAP_FAILED)
 }
 
 fn protect(start: *mut u8, bytes: usize, protection: c_int) -> bool {
-    // SAFETY: the callers own that memory.
+    // SAFETY: the memory is ours: a slot's, on behalf of its user, or a new region's header.
     unsafe { libc::mprotect(start.cast(), bytes, protection) == 0 }
 }

@@ -12,9 +12,12 @@ pub struct FreeList {
     /// How many more it takes. It is bounded because a thread may free what others make; it is 0
     /// when the thread has exited, as nobody would use the list again.
     room: Cell<usize>,
-    /// The last one that this thread has given; 0: none yet.
+    /// The last number that this thread has given; before the first one, the last of a block.
     last_generation: Cell<u64>,
 }
+
+/// How many generations a thread draws at once.
+const GENERATION_BLOCK: u64 = 1 << 16;
 
 impl FreeList {
     /// The most contexts that a thread keeps.
@@ -24,7 +27,7 @@ impl FreeList {
         Self {
             first: Cell::new(None),
             room: Cell::new(Self::ROOM),
-            last_generation: Cell::new(0),
+            last_generation: Cell::new(GENERATION_BLOCK - 1),
         }
     }
 
@@ -69,14 +72,11 @@ impl FreeList {
 
     /// A number that no other context's life has. Threads draw them in blocks.
     fn next_generation(&self) -> u64 {
-        const BLOCK: u64 = 1 << 16;
         static NEXT_BLOCK: AtomicU64 = AtomicU64::new(0);
-        let last = self.last_generation.get();
-        let last = match last % BLOCK {
-            0 if last == 0 => NEXT_BLOCK.fetch_add(BLOCK, Relaxed),
-            last_of_block if last_of_block == BLOCK - 1 => NEXT_BLOCK.fetch_add(BLOCK, Relaxed),
-            _ => last,
-        };
+        let mut last = self.last_generation.get();
+        if last % GENERATION_BLOCK == GENERATION_BLOCK - 1 {
+            last = NEXT_BLOCK.fetch_add(GENERATION_BLOCK, Relaxed);
+        }
         self.last_generation.set(last + 1);
         last + 1
     }

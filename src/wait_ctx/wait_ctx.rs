@@ -104,7 +104,8 @@ impl WaitCtx {
     #[cold]
     pub fn deallocate(&'static self) {
         let _guard = SyscallGuard::new();
-        drop(mem::take(&mut self.contents.lock().entries));
+        let entries = mem::take(&mut self.contents.lock().entries);
+        drop(entries); // after the mutex
         if let Some(slot) = CONTEXTS.find(self.as_ptr().addr()) {
             slot.free();
         }
@@ -188,6 +189,7 @@ impl WaitCtx {
         while contents.entries.len() == contents.entries.capacity() {
             let wanted = (contents.entries.len() * 2).max(FIRST_CAPACITY);
             drop(contents);
+            let _guard = SyscallGuard::new();
             room = Vec::new();
             room.try_reserve_exact(wanted).map_err(|_| Error {
                 reason: Reason::NoMemory,

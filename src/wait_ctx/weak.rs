@@ -16,13 +16,6 @@ pub struct WeakWaitCtx {
 }
 
 impl WeakWaitCtx {
-    pub const fn none() -> Self {
-        Self {
-            ctx: AtomicPtr::new(ptr::null_mut()),
-            generation: AtomicU64::new(0),
-        }
-    }
-
     #[inline]
     pub fn set(&self, ctx: Option<&'static WaitCtx>) {
         let Some(ctx) = ctx else { return self.clear() };
