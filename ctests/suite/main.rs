@@ -51,5 +51,13 @@ fn main() {
             ignored => println!(", {ignored} skipped"),
         }
     }
-    exit(if end.has_failed() { 101 } else { 0 });
+    let nothing_ran = end.num_passed + end.num_failed + end.num_ignored == 0;
+    if nothing_ran && !arguments.list {
+        eprintln!("no trial has a name that contains that; --list shows all names");
+    }
+    exit(if end.has_failed() || nothing_ran && !arguments.list {
+        101
+    } else {
+        0
+    });
 }
