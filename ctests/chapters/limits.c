@@ -8,7 +8,9 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -55,10 +57,24 @@ static void end_crowd(ASYNC_JOB **jobs, int count)
 static _Atomic long mapping_calls;
 /* Whether the kernel reserves memory for whatever may be written, as under overcommit mode 2. */
 static int is_reserving;
+/* Which of the calls fail, by mapping_calls; and whether all that make guards do. */
+static long first_failing = -1, last_failing = -1;
+static int is_guard_failing;
+
+static int fails(void)
+{
+    long call = mapping_calls++;
+
+    if (call < first_failing || call > last_failing)
+        return 0;
+    errno = ENOMEM;
+    return 1;
+}
 
 static void *map(void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {
-    mapping_calls++;
+    if (fails())
+        return MAP_FAILED;
     if (is_reserving)
         flags &= ~MAP_NORESERVE;
     return (void *)syscall(SYS_mmap, at, length, protection, flags, fd, offset);
@@ -76,13 +92,16 @@ void *mmap64(void *at, size_t length, int protection, int flags, int fd, off_t o
 
 int munmap(void *start, size_t length)
 {
-    mapping_calls++;
+    mapping_calls++; /* the kernel does not refuse it */
     return (int)syscall(SYS_munmap, start, length);
 }
 
 int mprotect(void *start, size_t length, int protection)
 {
-    mapping_calls++;
+    if (fails() || (is_guard_failing && protection == PROT_NONE)) {
+        errno = ENOMEM;
+        return -1;
+    }
     return (int)syscall(SYS_mprotect, start, length, protection);
 }
 
@@ -228,7 +247,7 @@ static void check_at_limit(int resource, int least)
     long base = resource == RLIMIT_AS ? kib("VmSize:") : kib("VmData:"), had, has;
     int count = 0, again, round, ret, i;
 
-    end_crowd(crowd_of(1), 1);
+    end_crowd(crowd_of(0), 0); /* makes their context */
     set_limit(resource, (uint64_t)base * KIB + 200 * (uint64_t)MIB);
     had = malloc_has(200);
     for (round = 0; round < ROUNDS; round++) {
@@ -435,20 +454,20 @@ static void check_crowd_leaves_nothing(void)
     CHECK(after - before <= 2 * KIB);
 }
 
-CASE(pages_and_page_tables_go_back, OURS | NOT_ON_TOOLS,
+CASE(pages_and_page_tables_go_back, NOT_ON_TOOLS,
      "a crowd of 20,000 jobs leaves no more than 2 MiB, page tables included")
 {
     check_crowd_leaves_nothing();
 }
 
-CASE(pages_and_page_tables_go_back_under_a_data_limit, OURS | NOT_ON_TOOLS,
+CASE(pages_and_page_tables_go_back_under_a_data_limit, NOT_ON_TOOLS,
      "the same holds under RLIMIT_DATA")
 {
     set_limit(RLIMIT_DATA, (uint64_t)64 << 30);
     check_crowd_leaves_nothing();
 }
 
-CASE(memory_locked_meanwhile_goes_back, OURS | NOT_ON_TOOLS,
+CASE(memory_locked_meanwhile_goes_back, NOT_ON_TOOLS,
      "a crowd of 2,000 jobs that is freed after mlockall(MCL_FUTURE) leaves no more than 8 MiB")
 {
     enum { COUNT = 2000 };
@@ -467,7 +486,7 @@ CASE(memory_locked_meanwhile_goes_back, OURS | NOT_ON_TOOLS,
     CHECK(after - before <= 8 * KIB);
 }
 
-CASE(locked_memory_goes_back, OURS | NOT_ON_TOOLS,
+CASE(locked_memory_goes_back, NOT_ON_TOOLS,
      "under mlockall(MCL_FUTURE) a crowd of 500 jobs leaves no more than 8 MiB")
 {
     enum { COUNT = 500 };
@@ -719,6 +738,111 @@ CASE(jobs_without_mappings_under_a_data_limit, OURS | NOT_ON_TOOLS,
     check_without_mappings();
 }
 
+/* ---- any call that fails ---- */
+
+enum { SOME = 40 };
+
+/* Crowds that come and go, while calls fail; then, when none does, one whose stacks are guarded. */
+static void come_and_go(void)
+{
+    ASYNC_JOB *jobs[SOME];
+
+    frames = calloc(SOME, sizeof *frames);
+    CHECK(frames != NULL);
+    for (int round = 0; round < 3; round++) {
+        try_crowd(jobs, SOME);
+        check_guards_are_counted(jobs, SOME);
+        for (int i = 0; i < SOME; i++)
+            if (jobs[i] != NULL)
+                finish(jobs[i], i);
+        ASYNC_cleanup_thread();
+        CHECK_INT(stacks_in_use(), 0);
+        CHECK_INT(stacks_unguarded(), 0);
+    }
+    first_failing = last_failing = -1;
+    finish_crowd(start_crowd(SOME, note_frame), SOME);
+    CHECK_INT(try_crowd(jobs, SOME), SOME);
+    CHECK_INT(stacks_unguarded(), 0);
+    check_guards_are_counted(jobs, SOME);
+}
+
+static long *calls_made;
+
+static void count_calls(void)
+{
+    long before = mapping_calls;
+
+    come_and_go();
+    *calls_made = mapping_calls - before;
+}
+
+/* In children, whose first jobs are their own. */
+static void check_each_call_may_fail(void)
+{
+    calls_made = mmap(NULL, sizeof *calls_made, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
+                      -1, 0);
+    CHECK(calls_made != MAP_FAILED);
+    CHECK_INT(check_child(count_calls, 0), 0);
+    CHECK(*calls_made > 0);
+    for (long failing = 0; failing < *calls_made; failing++)
+        for (int for_good = 0; for_good < 2; for_good++) {
+            first_failing = mapping_calls + failing;
+            last_failing = for_good ? LONG_MAX : first_failing;
+            CHECK_INT(check_child(come_and_go, 0), 0);
+        }
+    fprintf(stderr, "each of %ld calls has failed\n", *calls_made);
+}
+
+CASE(each_mapping_call_may_fail, OURS | NOT_ON_TOOLS,
+     "whichever call of mmap or mprotect fails, alone or with all after it, jobs are guarded, "
+     "counted or refused, and later ones are guarded")
+{
+    check_each_call_may_fail();
+}
+
+CASE(each_mapping_call_may_fail_without_markers, OURS | NOT_ON_TOOLS,
+     "the same holds on a kernel without guard markers")
+{
+    answer_advice(GUARD_INSTALL, EINVAL);
+    check_each_call_may_fail();
+}
+
+CASE(each_mapping_call_may_fail_under_a_data_limit, OURS | NOT_ON_TOOLS,
+     "the same holds under RLIMIT_DATA")
+{
+    set_limit(RLIMIT_DATA, (uint64_t)64 << 30);
+    check_each_call_may_fail();
+}
+
+CASE(each_mapping_call_may_fail_under_an_address_space_limit, OURS | NOT_ON_TOOLS,
+     "the same holds under RLIMIT_AS")
+{
+    set_limit(RLIMIT_AS, (uint64_t)64 << 30);
+    check_each_call_may_fail();
+}
+
+/* More often than a process may have mappings. */
+static void fail_to_guard_often(void)
+{
+    is_guard_failing = 1;
+    for (long i = 0; i < max_mappings(); i++)
+        one_job_once();
+    is_guard_failing = 0;
+    finish_crowd(start_crowd(1, note_frame), 1);
+    crowd_of(SOME);
+    CHECK_INT(stacks_unguarded(), 0);
+}
+
+CASE(guards_that_failed_are_not_counted_for_ever, OURS | NOT_ON_TOOLS,
+     "a guard that can't be had does not count as mappings: 65,530 such stacks later new ones are "
+     "guarded, under RLIMIT_DATA and without guard markers")
+{
+    answer_advice(GUARD_INSTALL, EINVAL);
+    CHECK_INT(check_child(fail_to_guard_often, 0), 0);
+    set_limit(RLIMIT_DATA, (uint64_t)64 << 30);
+    CHECK_INT(check_child(fail_to_guard_often, 0), 0);
+}
+
 CASE(a_large_crowd_under_a_data_limit_is_guarded, OURS | NOT_ON_TOOLS,
      "on a kernel with guard markers the stacks of 40,000 jobs are guarded under RLIMIT_DATA, too")
 {
@@ -910,3 +1034,99 @@ CASE(all_works_without_proc, NOT_ON_TOOLS,
         CHECK_INT(check_child(in_an_empty_root, 0), 0);
     }
 }
+
+#ifndef ON_LIBCRYPTO
+/* ---- handles of stacks that are gone ---- */
+
+enum { HANDLES = 200 };
+static ASYNC_JOB *_Atomic handles[HANDLES];
+static atomic_int is_over;
+
+/* Asks for the contexts of jobs, most of which have finished, all the while. */
+static void *poll_handles(void *arg)
+{
+    while (!is_over)
+        for (int i = 0; i < HANDLES; i++) {
+            ASYNC_WAIT_CTX *found = ASYNC_get_wait_ctx(handles[i]);
+
+            CHECK(found == NULL || found == arg);
+        }
+    return NULL;
+}
+
+static void check_late_readers(int resource)
+{
+    pthread_t poller;
+
+    if (resource != -1)
+        set_limit(resource, (uint64_t)64 << 30);
+    end_crowd(crowd_of(0), 0);
+    CHECK_INT(pthread_create(&poller, NULL, poll_handles, ctx), 0);
+    for (int round = 0; round < 100; round++) {
+        ASYNC_JOB **jobs = crowd_of(HANDLES);
+
+        for (int i = 0; i < HANDLES; i++)
+            handles[i] = jobs[i];
+        end_crowd(jobs, HANDLES);
+        for (int i = 0; i < HANDLES; i++)
+            CHECK(ASYNC_get_wait_ctx(handles[i]) == NULL);
+    }
+    is_over = 1;
+    CHECK_INT(pthread_join(poller, NULL), 0);
+}
+
+CASE(a_thread_may_ask_while_stacks_come_and_go, OURS,
+     "ASYNC_get_wait_ctx may be asked for finished jobs while crowds are made and freed")
+{
+    check_late_readers(-1);
+}
+
+CASE(a_thread_may_ask_while_stacks_come_and_go_under_an_address_space_limit, OURS | NOT_ON_TOOLS,
+     "the same holds under RLIMIT_AS")
+{
+    check_late_readers(RLIMIT_AS);
+}
+
+CASE(a_thread_may_ask_while_stacks_come_and_go_under_a_data_limit, OURS | NOT_ON_TOOLS,
+     "the same holds under RLIMIT_DATA")
+{
+    check_late_readers(RLIMIT_DATA);
+}
+
+/* ---- a thread's first job at its very end ---- */
+
+static pthread_key_t key;
+static int rounds_left;
+
+static void start_in_the_last_round(void *value)
+{
+    if (--rounds_left > 0)
+        CHECK_INT(pthread_setspecific(key, value), 0);
+    else
+        finish(paused_job(NULL, 1, 6), 6);
+}
+
+static void *set_key(void *value)
+{
+    CHECK_INT(pthread_setspecific(key, value), 0);
+    return NULL;
+}
+
+/*
+ * No destructor runs after that, so nothing can free the job. ThreadSanitizer has ended the thread
+ * for itself by then, and crashes.
+ */
+CASE(a_first_job_in_the_last_round_of_destructors_stays, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
+     "a thread whose first job is started in the last round of its key destructors leaves that "
+     "job's stack, which stacks_in_use counts; one round earlier nothing is left")
+{
+    CHECK_INT(pthread_key_create(&key, start_in_the_last_round), 0);
+    rounds_left = PTHREAD_DESTRUCTOR_ITERATIONS - 1;
+    on_new_thread(set_key, &key);
+    CHECK_INT(stacks_in_use(), 0);
+    rounds_left = PTHREAD_DESTRUCTOR_ITERATIONS;
+    on_new_thread(set_key, &key);
+    CHECK_INT(rounds_left, 0);
+    CHECK_INT(stacks_in_use(), 1);
+}
+#endif
