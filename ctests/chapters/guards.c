@@ -241,8 +241,8 @@ CASE(without_guard_markers_stacks_are_guarded, OURS | NOT_ON_VALGRIND,
 }
 
 CASE(markers_that_do_nothing_are_no_guards, OURS | NOT_ON_VALGRIND,
-     "where the system accepts guard markers and does nothing, as some emulators do, every stack is "
-     "guarded, and overflows fault")
+     "where the system accepts guard markers and does nothing, as some emulators do, every stack "
+     "is guarded, and overflows fault")
 {
     ASYNC_JOB **jobs;
     int i;
@@ -363,7 +363,8 @@ CASE(past_the_map_limit_jobs_go_on, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
 }
 
 CASE(past_the_map_limit_with_markers_that_do_nothing, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
-     "where markers do nothing 40,000 paused jobs work, some on unguarded stacks, which are counted")
+     "where markers do nothing 40,000 paused jobs work, some on unguarded stacks, which are "
+     "counted")
 {
     answer_advice(GUARD_INSTALL, 0);
     check_crowd_past_the_map_limit();

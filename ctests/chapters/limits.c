@@ -621,8 +621,8 @@ static double time_of_fork(void)
 }
 
 CASE(fork_with_a_crowd, NOT_ON_TOOLS,
-     "fork of a process with 20,000 paused jobs takes no more than ten times as long as with as many "
-     "touched pages at the distance of stacks")
+     "fork of a process with 20,000 paused jobs takes no more than ten times as long as with as "
+     "many touched pages at the distance of stacks")
 {
     enum { COUNT = 20000, APART = SLOT_KIB * KIB };
     char *pages = mmap(NULL, (size_t)COUNT * APART, PROT_READ | PROT_WRITE,
@@ -697,8 +697,10 @@ static void check_without_mappings(void)
     taken = exhaust_mappings(&bytes);
     for (int round = 0; round < ROUNDS; round++) {
         for (int i = 0; i < COUNT; i++)
-            if (jobs[i] != NULL && i % 7 != 0)
-                finish(jobs[i], i), jobs[i] = NULL;
+            if (jobs[i] != NULL && i % 7 != 0) {
+                finish(jobs[i], i);
+                jobs[i] = NULL;
+            }
         ASYNC_cleanup_thread();
         for (int i = 0; i < COUNT; i++)
             if (jobs[i] == NULL) {
@@ -1081,13 +1083,13 @@ CASE(a_thread_may_ask_while_stacks_come_and_go, OURS,
     check_late_readers(-1);
 }
 
-CASE(a_thread_may_ask_while_stacks_come_and_go_under_an_address_space_limit, OURS | NOT_ON_TOOLS,
+CASE(a_thread_may_ask_under_an_address_space_limit, OURS | NOT_ON_TOOLS,
      "the same holds under RLIMIT_AS")
 {
     check_late_readers(RLIMIT_AS);
 }
 
-CASE(a_thread_may_ask_while_stacks_come_and_go_under_a_data_limit, OURS | NOT_ON_TOOLS,
+CASE(a_thread_may_ask_under_a_data_limit, OURS | NOT_ON_TOOLS,
      "the same holds under RLIMIT_DATA")
 {
     check_late_readers(RLIMIT_DATA);
@@ -1116,7 +1118,8 @@ static void *set_key(void *value)
  * No destructor runs after that, so nothing can free the job. ThreadSanitizer has ended the thread
  * for itself by then, and crashes.
  */
-CASE(a_first_job_in_the_last_round_of_destructors_stays, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
+CASE(a_first_job_in_the_last_round_of_destructors_stays,
+     OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "a thread whose first job is started in the last round of its key destructors leaves that "
      "job's stack, which stacks_in_use counts; one round earlier nothing is left")
 {
