@@ -958,7 +958,8 @@ static const int always_needed[] = {
     SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_futex, SYS_rt_sigprocmask, SYS_write,
     SYS_exit_group, SYS_getrandom,
     /* Threads, and fork. */
-    SYS_rt_sigaction, SYS_clone, SYS_clone3, SYS_set_robust_list, SYS_rseq, SYS_exit, SYS_wait4, SYS_gettid,
+    SYS_rt_sigaction, SYS_clone, SYS_clone3, SYS_set_robust_list, SYS_rseq, SYS_exit, SYS_wait4,
+    SYS_gettid,
 };
 /* README.md's list of what the library calls besides. */
 static const int listed[] = {
