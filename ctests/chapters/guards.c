@@ -3,13 +3,9 @@
  * reaches another job's stack, with and without guard markers (MADV_GUARD_INSTALL) in the kernel.
  */
 #include "stacks.h"
+#include "seccomp.h"
 #include <alloca.h>
 #include <signal.h>
-#include <stddef.h>
-#include <sys/prctl.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 
 /* All cases are OURS: libcrypto's stacks have no guards. */
 
@@ -211,34 +207,22 @@ CASE(stacks_made_after_mlockall_are_guarded, OURS | NOT_ON_VALGRIND,
 
 /* ---- kernels with and without guard markers ---- */
 
+/* As lock_future_mappings does it. */
+static void lock_mappings(int which)
+{
+    struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
+
+    setrlimit(RLIMIT_MEMLOCK, &all);
+    CHECK_INT(mlockall(which), 0);
+}
+
 /*
  * From here on the kernel refuses guard markers, like one before 6.13: a seccomp filter answers
  * madvise(..., MADV_GUARD_INSTALL) with EINVAL.
  */
 static void disable_guard_markers(void)
 {
-#if defined(__x86_64__)
-    enum { ARCH = AUDIT_ARCH_X86_64, MADVISE = 28 };
-#elif defined(__aarch64__)
-    enum { ARCH = AUDIT_ARCH_AARCH64, MADVISE = 233 };
-#else
-# error "the number of the system call madvise is needed"
-#endif
-    struct sock_filter filter[] = {
-        /* A jump that does not match goes to the last statement. */
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)ARCH, 0, 5),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MADVISE, 0, 3),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[2])),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, GUARD_INSTALL, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = { sizeof filter / sizeof *filter, filter };
-
-    CHECK_INT(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-    CHECK_INT(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    answer_advice(GUARD_INSTALL, EINVAL);
     CHECK(!kernel_has_guard_markers());
 }
 
@@ -254,6 +238,63 @@ CASE(without_guard_markers_stacks_are_guarded, OURS | NOT_ON_VALGRIND,
     for (i = 0; i < 100; i++)
         check_stack(frames[i], DEFAULT_BYTES);
     finish_crowd(jobs, 100);
+}
+
+CASE(markers_that_do_nothing_are_no_guards, OURS | NOT_ON_VALGRIND,
+     "where the system accepts guard markers and does nothing, as some emulators do, every stack "
+     "is guarded, and overflows fault")
+{
+    ASYNC_JOB **jobs;
+    int i;
+
+    answer_advice(GUARD_INSTALL, 0);
+    check_overflows();
+    jobs = start_crowd(100, note_frame);
+    for (i = 0; i < 100; i++)
+        check_stack(frames[i], DEFAULT_BYTES);
+    finish_crowd(jobs, 100);
+}
+
+CASE(stacks_made_after_mlockall_of_what_is_there_are_guarded, OURS | NOT_ON_VALGRIND,
+     "mlockall(MCL_CURRENT) leaves the guards that there are, and later stacks have guards")
+{
+    enum { CROWD = 60 };
+    ASYNC_JOB **jobs = malloc(CROWD * sizeof *jobs);
+    int i;
+
+    frames = malloc(CROWD * sizeof *frames);
+    CHECK(jobs != NULL && frames != NULL);
+    for (i = 0; i < CROWD; i++) {
+        if (i == 5)
+            lock_mappings(MCL_CURRENT);
+        jobs[i] = start_paused(note_frame, &i, sizeof i);
+    }
+    for (i = 0; i < CROWD; i++)
+        check_stack(frames[i], DEFAULT_BYTES);
+    finish_crowd(jobs, CROWD);
+}
+
+/* The kernel stops at the first marker of a mapping. */
+CASE(locking_memory_commits_no_stack, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "on a kernel with guard markers mlockall(MCL_CURRENT) commits nothing of 1,000 jobs' stacks; "
+     "what is touched later is locked then")
+{
+    enum { CROWD = 1000 };
+    ASYNC_JOB **jobs;
+    long before, locked_pages;
+
+    if (!kernel_has_guard_markers()) {
+        fprintf(stderr, "no MADV_GUARD_INSTALL: nothing to check\n");
+        return;
+    }
+    finish_crowd(start_crowd(1, note_frame), 1);
+    jobs = start_crowd(CROWD, note_frame);
+    before = resident();
+    lock_mappings(MCL_CURRENT);
+    locked_pages = resident();
+    fprintf(stderr, "mlockall commits %ld KiB\n", (locked_pages - before) / KIB);
+    CHECK(locked_pages - before <= 16 * MIB);
+    finish_crowd(jobs, CROWD);
 }
 
 #ifndef ON_LIBCRYPTO
@@ -318,6 +359,14 @@ CASE(past_the_map_limit_jobs_go_on, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
      "the process can still map memory and start threads")
 {
     disable_guard_markers();
+    check_crowd_past_the_map_limit();
+}
+
+CASE(past_the_map_limit_with_markers_that_do_nothing, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
+     "where markers do nothing 40,000 paused jobs work, some on unguarded stacks, which are "
+     "counted")
+{
+    answer_advice(GUARD_INSTALL, 0);
     check_crowd_past_the_map_limit();
 }
 
