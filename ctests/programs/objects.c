@@ -1,7 +1,7 @@
 /*
  * objects.c: jobs find a fake libcrypto (plug_in.c) exactly where dlsym() does, however odd the
- * object is that it is in. OBJECT, an environment variable, names it; OBJECTS names several,
- * separated by colons.
+ * object is that it is in. OBJECT, an environment variable, names it, SEEN is set where dlsym() is
+ * to find it; OBJECTS names several, separated by colons.
  */
 #include "jobs.h"
 #include <dlfcn.h>
@@ -128,4 +128,19 @@ CASE(unrelated_objects, OURS, "objects that have nothing to do with libcrypto co
         CHECK(dlopen(name, RTLD_NOW | RTLD_LOCAL) != NULL);
     run_times(NULL);
     on_new_thread(run_times, NULL);
+}
+
+/* ---- a library between the program and rsasync (wrapper.c) ---- */
+
+CASE(wrapped_functions, OURS, "A library that wraps ASYNC_init_thread reaches the one behind it")
+{
+    int *calls = dlsym(RTLD_DEFAULT, "wrapped_calls");
+
+    CHECK(calls != NULL);
+    CHECK_INT(ASYNC_init_thread(2, 1), 1);
+    CHECK_INT(*calls, 1);
+    finish(paused_job(NULL, 1, 5), 5);
+    CHECK_INT(ASYNC_init_thread(1, 2), 0);
+    CHECK_INT(*calls, 2);
+    ASYNC_cleanup_thread();
 }
