@@ -405,14 +405,16 @@ static void uses_jobs(void)
 CASE(a_child_needs_no_lock_of_the_loader, OURS,
      "a child runs jobs although a thread of its parent was in the loader's list at the fork")
 {
+    run_jobs(1);
     in_a_child(stays_in_the_loader, uses_jobs);
 }
 
 CASE(a_child_needs_no_lock_for_a_libcrypto, OURS,
-     "a child keeps defaults in the libcrypto that its parent has loaded, although a thread of its "
+     "a child keeps defaults in the libcrypto that its parent has used, although a thread of its "
      "parent was in the loader's list at the fork")
 {
     load_libcrypto();
+    run_jobs(1);
     in_a_child(stays_in_the_loader, keep_a_default_and_queue_an_error);
 }
 
