@@ -3,6 +3,8 @@
  * jobs keep their default contexts in it, and errors reach its queue.
  */
 #include "lib_ctx.h"
+#include <semaphore.h>
+#include <stdatomic.h>
 
 /* All cases are OURS: they load libcrypto by dlopen, and none is linked. */
 #if LIBCRYPTO_MAJOR >= 3 && !defined(WITH_LIBCRYPTO)
@@ -281,6 +283,139 @@ CASE(a_second_libcrypto_may_replace_a_plug_in, OURS,
      "objects are loaded as before")
 {
     two_libcryptos(load_plug_in_to_unload, 256);
+}
+
+/* ---- the child of a process with threads ---- */
+
+static sem_t never;
+static atomic_int in_the_loader;
+
+static void *does_nothing(void *unused)
+{
+    sem_wait(&never);
+    return unused;
+}
+
+/* Called with the lock of the loader's list of objects held. */
+static int stays_long(struct dl_phdr_info *info, size_t size, void *unused)
+{
+    (void)info;
+    (void)size;
+    (void)unused;
+    in_the_loader = 1;
+    sleep(2);
+    return 1;
+}
+
+static void *stays_in_the_loader(void *unused)
+{
+    dl_iterate_phdr(stays_long, unused);
+    return NULL;
+}
+
+/* Runs f in a child of a process with another thread. The alarm ends a child that hangs. */
+static void in_a_child(void *(*other)(void *), void (*f)(void))
+{
+    pthread_t thread;
+
+    CHECK_INT(sem_init(&never, 0, 0), 0);
+    CHECK_INT(pthread_create(&thread, NULL, other, NULL), 0);
+    while (other == stays_in_the_loader && !in_the_loader)
+        usleep(1000);
+    CHECK_INT(check_child(f, 0), 0);
+    CHECK_INT(sem_post(&never), 0);
+    CHECK_INT(pthread_join(thread, NULL), 0);
+}
+
+/* In a child: a job keeps its default in the libcrypto, and an error reaches its queue. */
+static void keep_a_default_and_queue_an_error(void)
+{
+    OSSL_LIB_CTX *a = new_ctx(), *b = new_ctx();
+    const struct step steps[] = { { b, a }, { a, NULL }, { a, NULL } };
+    ASYNC_JOB *job = NULL;
+
+    alarm(20);
+    OSSL_LIB_CTX_set0_default(b);
+    for (int i = 0; i < 3; i++)
+        CHECK_INT(start_or_resume(&job, NULL, STEPS(steps)), i < 2 ? ASYNC_PAUSE : ASYNC_FINISH);
+    CHECK(current() == b);
+    CHECK_INT(ASYNC_init_thread(1, 2), 0);
+    check_invalid_pool_size(ERR_get_error());
+    OSSL_LIB_CTX_set0_default(global());
+    ASYNC_cleanup_thread();
+    OSSL_LIB_CTX_free(a);
+    OSSL_LIB_CTX_free(b);
+}
+
+static void load_and_use(void)
+{
+    alarm(20);
+    libcrypto_after_a_job();
+    keep_a_default_and_queue_an_error();
+}
+
+CASE(a_child_may_load_a_libcrypto, OURS,
+     "in a libcrypto that the child of a process with threads loads, jobs keep their defaults, and "
+     "errors are queued")
+{
+    run_jobs(1);
+    in_a_child(does_nothing, load_and_use);
+}
+
+CASE(a_child_may_load_a_libcrypto_where_no_job_has_run, OURS,
+     "the same where the parent has not started a job")
+{
+    in_a_child(does_nothing, load_and_use);
+}
+
+/* A child that forks has one thread, as its parent had; both load a libcrypto. */
+static void fork_and_load(void)
+{
+    CHECK_INT(check_child(load_and_use, 0), 0);
+    load_and_use();
+}
+
+CASE(a_child_of_a_child_may_load_a_libcrypto, OURS,
+     "a child and its own child each find the libcrypto that they load")
+{
+    run_jobs(1);
+    in_a_child(does_nothing, fork_and_load);
+}
+
+CASE(a_child_finds_what_its_parent_has_loaded, OURS,
+     "a child finds the libcrypto that its parent has loaded and not used")
+{
+    load_libcrypto();
+    in_a_child(does_nothing, keep_a_default_and_queue_an_error);
+}
+
+static void uses_jobs(void)
+{
+    alarm(20);
+    run_jobs(300);
+    CHECK_INT(ASYNC_init_thread(1, 2), 0);
+    CHECK(RSASYNC_last_error()[0] != '\0');
+    ASYNC_cleanup_thread();
+}
+
+/*
+ * In the child the lock of the loader's list stays locked for ever, and glibc's own dlopen() would
+ * wait for it.
+ */
+CASE(a_child_needs_no_lock_of_the_loader, OURS,
+     "a child runs jobs although a thread of its parent was in the loader's list at the fork")
+{
+    run_jobs(1);
+    in_a_child(stays_in_the_loader, uses_jobs);
+}
+
+CASE(a_child_needs_no_lock_for_a_libcrypto, OURS,
+     "a child keeps defaults in the libcrypto that its parent has used, although a thread of its "
+     "parent was in the loader's list at the fork")
+{
+    load_libcrypto();
+    run_jobs(1);
+    in_a_child(stays_in_the_loader, keep_a_default_and_queue_an_error);
 }
 
 CASE(rsasync_loads_no_libcrypto, OURS,

@@ -5,6 +5,7 @@
  * is a fake 1.1.)
  */
 #include "jobs.h"
+#include <time.h>
 
 #ifndef WITH_LIBCRYPTO
 /* As OpenSSL_version_num() gives it: the major version is in the highest 4 bits. */
@@ -19,6 +20,8 @@ static int lib, reason, marks, texts;
 static const char *function;
 /* What the library has registered by OPENSSL_atexit. */
 static void (*exit_handler)(void);
+/* Called once by the initialisation, as a real libcrypto calls a program's allocator; or NULL. */
+static void (*hook)(void);
 
 /*
  * The fake's default context is stored under both keys and read from the second: a stored value
@@ -116,6 +119,12 @@ int OPENSSL_init_crypto(uint64_t what, const void *settings)
     (void)settings;
     CHECK_INT(what, 0x100); /* OPENSSL_INIT_ASYNC */
     calls++;
+    if (hook != NULL) {
+        void (*once)(void) = hook;
+
+        hook = NULL;
+        once();
+    }
     return 1;
 }
 
@@ -199,5 +208,92 @@ CASE(no_call_is_made_after_cleanup, OURS,
     CHECK_INT(ASYNC_start_job(NULL, NULL, &ret, NULL, NULL, 0), ASYNC_ERR);
     ASYNC_cleanup_thread();
     CHECK_INT(calls, 0);
+}
+
+/* ---- a first job whose discovery runs jobs ---- */
+
+static double seconds(void)
+{
+    struct timespec now;
+
+    CHECK_INT(clock_gettime(CLOCK_MONOTONIC, &now), 0);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+enum { NESTED_JOBS = 5 };
+
+static void start_jobs(void)
+{
+    for (int i = 0; i < NESTED_JOBS; i++) {
+        finish(paused_job(NULL, 1, i), i);
+        CHECK_INT(ASYNC_init_thread(1, 2), 0);
+    }
+}
+
+/* A job, or an error, that waited a second for itself would make it five. */
+CASE(a_discovery_may_start_jobs, OURS,
+     "jobs and errors of a hook of libcrypto, in the middle of its initialisation, wait for nothing")
+{
+    double begin = seconds();
+
+    hook = start_jobs;
+    finish(paused_job(NULL, 1, 6), 6);
+    CHECK(seconds() - begin < 1);
+    CHECK_INT(lib, 0);
+    CHECK_INT(ASYNC_init_thread(1, 2), 0);
+    CHECK_INT(lib, 51);
+    ASYNC_cleanup_thread();
+}
+
+static pid_t child;
+
+static void fork_and_start_jobs(void)
+{
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0)
+        alarm(20);
+    start_jobs();
+}
+
+CASE(a_discovery_may_fork, OURS,
+     "both processes go on with a job whose discovery forks, and both reach the error queue")
+{
+    double begin = seconds();
+    int status;
+
+    hook = fork_and_start_jobs;
+    finish(paused_job(NULL, 1, 6), 6);
+    CHECK(seconds() - begin < 1);
+    CHECK_INT(ASYNC_init_thread(1, 2), 0);
+    CHECK_INT(lib, 51);
+    keep_a_default();
+    if (child == 0)
+        _exit(0);
+    CHECK_INT(waitpid(child, &status, 0), child);
+    CHECK_INT(status, 0);
+}
+
+static void *starts_jobs(void *unused)
+{
+    start_jobs();
+    return unused;
+}
+
+static void wait_for_another_thread(void)
+{
+    on_new_thread(starts_jobs, NULL);
+}
+
+CASE(a_discovery_may_wait_for_another_thread, OURS,
+     "a hook of libcrypto may wait for a thread that starts jobs: its calls wait a second together, not each")
+{
+    double begin = seconds();
+
+    hook = wait_for_another_thread;
+    alarm(60);
+    finish(paused_job(NULL, 1, 6), 6);
+    CHECK(seconds() - begin < 10);
+    ASYNC_cleanup_thread();
 }
 #endif

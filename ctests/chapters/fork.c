@@ -532,6 +532,115 @@ CASE(other_threads_wait_for_a_fork_and_not_for_ever, OURS | NOT_ON_VALGRIND,
     ASYNC_WAIT_CTX_free(shared_ctx);
 }
 
+/* ---- several threads that fork at the same moment ---- */
+
+/*
+ * Changing a context of so many entries takes long enough that a fork which does not wait for it
+ * meets it half-done. Each entry's key is the address of its number, its fd is that number.
+ */
+enum { ENTRIES = 3000, FORKS_AT_ONCE = 8000, FORKING_SECONDS = 8 };
+static char numbers[ENTRIES];
+static atomic_int forks_at_once;
+
+/* Takes out the oldest entry, and adds it again as the newest. */
+static void *moves_entries(void *unused)
+{
+    for (int i = 0; !atomic_load(&stop); i = (i + 1) % ENTRIES) {
+        CHECK_INT(ASYNC_WAIT_CTX_clear_fd(shared_ctx, &numbers[i]), 1);
+        CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(shared_ctx, &numbers[i], i, NULL, NULL), 1);
+        atomic_fetch_add(&turns[0], 1);
+    }
+    return unused;
+}
+
+static void *makes_and_destroys_stacks(void *unused)
+{
+    while (!atomic_load(&stop)) {
+        CHECK_INT(ASYNC_init_thread(8, 8), 1);
+        ASYNC_cleanup_thread();
+        atomic_fetch_add(&turns[1], 1);
+    }
+    return unused;
+}
+
+/* In a child: no entry but one is missing, none is there twice; stacks can be had and written. */
+static void check_all_is_whole(void)
+{
+    static int list[ENTRIES + 1];
+    static char seen[ENTRIES];
+    size_t n = 99;
+
+    CHECK_INT(ASYNC_WAIT_CTX_get_all_fds(shared_ctx, NULL, &n), 1);
+    CHECK(n == ENTRIES || n == ENTRIES - 1);
+    CHECK_INT(ASYNC_WAIT_CTX_get_all_fds(shared_ctx, list, &n), 1);
+    for (size_t i = 0; i < n; i++) {
+        CHECK(list[i] >= 0 && list[i] < ENTRIES);
+        CHECK(!seen[list[i]]);
+        seen[list[i]] = 1;
+    }
+    CHECK_INT(ASYNC_init_thread(0, 0), 1);
+    for (int i = 0; i < 12; i++)
+        paused_job(NULL, 1, i);
+}
+
+static void *forks_again_and_again(void *torn)
+{
+    double end = seconds() + FORKING_SECONDS;
+
+    while (atomic_fetch_add(&forks_at_once, 1) < FORKS_AT_ONCE && seconds() < end) {
+        pid_t pid = fork_with_alarm();
+        int status;
+
+        if (pid == 0) {
+            check_all_is_whole();
+            _exit(0);
+        }
+        CHECK_INT(waitpid(pid, &status, 0), pid);
+        if (status != 0)
+            atomic_fetch_add((atomic_int *)torn, 1);
+    }
+    return NULL;
+}
+
+static void fork_at_once(int forkers)
+{
+    pthread_t busy[2], forking[3];
+    atomic_int torn = 0;
+
+    shared_ctx = ASYNC_WAIT_CTX_new();
+    for (int i = 0; i < ENTRIES; i++)
+        CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(shared_ctx, &numbers[i], i, NULL, NULL), 1);
+    CHECK_INT(pthread_create(&busy[0], NULL, moves_entries, NULL), 0);
+    CHECK_INT(pthread_create(&busy[1], NULL, makes_and_destroys_stacks, NULL), 0);
+    for (int i = 0; i < forkers; i++)
+        CHECK_INT(pthread_create(&forking[i], NULL, forks_again_and_again, &torn), 0);
+    for (int i = 0; i < forkers; i++)
+        CHECK_INT(pthread_join(forking[i], NULL), 0);
+    atomic_store(&stop, 1);
+    for (int i = 0; i < 2; i++) {
+        CHECK_INT(pthread_join(busy[i], NULL), 0);
+        CHECK(atomic_load(&turns[i]) > 10);
+    }
+    fprintf(stderr, "%d of %d children found something torn\n", atomic_load(&torn),
+            atomic_load(&forks_at_once));
+    CHECK_INT(atomic_load(&torn), 0);
+    CHECK(atomic_load(&forks_at_once) > 100);
+    ASYNC_WAIT_CTX_free(shared_ctx);
+}
+
+/* Not on the tools, here and in the next case, as above. */
+CASE(two_threads_may_fork_at_once, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "The children of two threads that fork at once find contexts and stacks whole")
+{
+    fork_at_once(2);
+}
+
+CASE(three_threads_may_fork_at_once, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "The children of three threads that fork at once find contexts and stacks whole")
+{
+    fork_at_once(3);
+}
+
 /*
  * The library calls this mmap instead of libc's. It maps stacks while it holds a lock, so that a
  * slow mmap makes it hold the lock for long.

@@ -6,9 +6,11 @@ mod examples;
 mod loading;
 mod man_page;
 mod openssl_command;
+mod plug_ins;
 mod static_linking;
 
 pub use loading::two_libcryptos;
+use plug_ins::Reach;
 
 use crate::check::Check;
 use crate::openssl::Openssl;
@@ -31,10 +33,20 @@ pub fn without_openssl() -> Vec<Check> {
             loading::jobs_meanwhile,
         ),
         Check::new(
+            "objects::libcryptos_come_and_go",
+            plug_ins::libcryptos_come_and_go,
+        ),
+        Check::new(
+            "objects::unrelated_ones_cost_nothing",
+            plug_ins::unrelated_objects_cost_nothing,
+        ),
+        Check::new("objects::a_wrapper_finds_the_next_one", plug_ins::wrapped),
+        Check::new(
             "programs::stats_are_printed_if_asked_for",
             environment::stats,
         ),
     ];
+    checks.extend(plug_ins::odd_forms());
     // Only root can give a program to another user.
     if stdout_of(command("id", 60).arg("-u")).is_ok_and(|id| id.trim() == "0") {
         checks.push(Check::new(
@@ -76,6 +88,18 @@ pub fn with_openssl(openssl: &'static Openssl) -> Vec<Check> {
             move || openssl_command::tls(openssl, protocol),
         ));
     }
+    checks.extend(plug_ins::constructors(openssl));
+    for (how, preload) in [("linked", false), ("preloaded", true)] {
+        for (name, reach) in [("handle", Reach::Handle), ("deepbind", Reach::DeepBind)] {
+            checks.push(Check::new(
+                format!("beside_libcrypto::{how}_by_{name}"),
+                move || plug_ins::beside_libcrypto(openssl, preload, reach),
+            ));
+        }
+    }
+    checks.push(Check::new("beside_libcrypto::preloaded_in_python", || {
+        plug_ins::beside_libcrypto_in_python(openssl)
+    }));
     let mut examples = vec!["pipe", "epoll"];
     if openssl.major() >= 3 {
         examples.push("callback");
