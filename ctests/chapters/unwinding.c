@@ -245,7 +245,7 @@ static int is_right_sample(const struct walk *walk, int in_job)
             return 0;
     if (on_libcrypto)
         return 1;
-    if (!has_unwind_information(last - (walk->n > 1)) && is_of_library(last)) {
+    if (is_of_library(last) && may_end_in(last, walk->n > 1)) {
         __atomic_fetch_add(&ends, 1, __ATOMIC_RELAXED);
         return walk->n <= 4 && !of_worker && !of_job;
     }

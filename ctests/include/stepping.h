@@ -217,6 +217,14 @@ static int is_entered_by_jump(uintptr_t pc, uintptr_t back)
     return back + (uintptr_t)(intptr_t)distance == pc;
 }
 
+/* Whether the innermost call's return address is where it was: else the stack serves a new job. */
+static int is_in_place(const struct shadow *it)
+{
+    const struct call *innermost = &it->calls[it->n - 1];
+
+    return it->n > 0 && *(uintptr_t *)innermost->slot == innermost->returns_to;
+}
+
 static void switch_shadow(uintptr_t sp)
 {
     enum { NEAR = 16 * 1024 };
@@ -225,7 +233,7 @@ static void switch_shadow(uintptr_t sp)
     counts.switches++;
     shadow->left_at = last_sp;
     for (int i = 0; to == NULL && i < n_shadows; i++)
-        if (shadows[i].left_at == sp)
+        if (shadows[i].left_at == sp && is_in_place(&shadows[i]))
             to = &shadows[i];
     if (to == NULL) {
         /* A job begins; what is known of the last one on the same stack is history. */
@@ -281,9 +289,39 @@ static void show_walk(const struct walk *walk, const char *what)
         fprintf(stderr, "  %#lx, %#lx\n", shadow->calls[i].returns_to, shadow->calls[i].slot);
 }
 
-/* Whether the walk gives the true frames, or a beginning of them that ends as it may. */
-static int is_right(const struct walk *walk, uintptr_t rax)
+/*
+ * The return address of the interrupted function if a register has it: rax at the first instruction
+ * of a function that is about to push it, r8 at the last ones of jump_fcontext, which have popped
+ * it. Else 0.
+ */
+static uintptr_t returns_by_register(uintptr_t pc, const greg_t *registers)
 {
+    /* mov rdx, rsi; mov rdi, rax; jmp r8 */
+    static const char last_of_jump[] = "\x48\x89\xf2\x48\x89\xc7\x41\xff\xe0";
+
+    if (is_entered_by_jump(pc, (uintptr_t)registers[REG_RAX]))
+        return (uintptr_t)registers[REG_RAX];
+    for (int at = 0; at <= 6; at += 3)
+        if (is_of_library(pc) && memcmp((char *)pc, last_of_jump + at, 9 - (size_t)at) == 0)
+            return (uintptr_t)registers[REG_R8];
+    return 0;
+}
+
+/*
+ * Whether the unwinder may find no more frames here: a function without unwind information, or the
+ * `ret` of make_fcontext, behind which a job's outermost function begins.
+ */
+static int may_end_in(uintptr_t pc, int is_return_address)
+{
+    /* ret; push rbp; jmp rbx */
+    return !has_unwind_information(pc - (uintptr_t)is_return_address)
+        || memcmp((char *)pc, "\xc3\x55\xff\xe3", 4) == 0;
+}
+
+/* Whether the walk gives the true frames, or a beginning of them that ends as it may. */
+static int is_right(const struct walk *walk, const greg_t *registers)
+{
+    uintptr_t in_register, last = walk->pc[walk->n - 1];
     int at = 1, left = shadow->n;
 
     for (int i = 0; i < walk->n; i++)
@@ -291,9 +329,9 @@ static int is_right(const struct walk *walk, uintptr_t rax)
             return 0;
     if (on_libcrypto)
         return 1;
-    if (is_entered_by_jump(walk->interrupted, rax)) {
-        /* The return address is in rax, and on no stack. */
-        if (at == walk->n || walk->pc[at] != rax)
+    in_register = returns_by_register(walk->pc[0], registers);
+    if (in_register != 0 && at < walk->n) {
+        if (walk->pc[at] != in_register)
             return 0;
         at++;
     }
@@ -306,15 +344,11 @@ static int is_right(const struct walk *walk, uintptr_t rax)
         return 0;
     if (left == 0 && at == walk->n)
         return 1;
-    /*
-     * Frames are missing, or there is one more: where make_fcontext would have a job's outermost
-     * function return to.
-     */
-    if (left == 0 && at + 1 != walk->n)
-        return 0;
+    /* On a job's stack there may be one frame more: where make_fcontext has a function return to. */
+    if (left == 0)
+        return at + 1 == walk->n && shadow != &shadows[0] && is_of_library(last);
     counts.ends++;
-    return is_of_library(walk->pc[walk->n - 1])
-        && !has_unwind_information(walk->pc[walk->n - 1] - (walk->n > 1));
+    return is_of_library(last) && may_end_in(last, walk->n > 1);
 }
 
 static void on_step(int signal_number, siginfo_t *info, void *context)
@@ -322,7 +356,6 @@ static void on_step(int signal_number, siginfo_t *info, void *context)
     struct walk walk;
     greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
     uintptr_t pc = (uintptr_t)registers[REG_RIP], sp = (uintptr_t)registers[REG_RSP];
-    uintptr_t rax = (uintptr_t)registers[REG_RAX];
     int saved_errno = errno, walked = walk_from(pc, &walk);
 
     (void)signal_number, (void)info;
@@ -331,10 +364,10 @@ static void on_step(int signal_number, siginfo_t *info, void *context)
     if (shadow == NULL)
         begin_shadow(&walk);
     else
-        follow(pc, sp, rax);
+        follow(pc, sp, (uintptr_t)registers[REG_RAX]);
     last_pc = pc;
     last_sp = sp;
-    if (!walked || !is_right(&walk, rax)) {
+    if (!walked || !is_right(&walk, registers)) {
         counts.crashes += !walked && is_of_library(pc);
         *(is_of_library(pc) ? &counts.wrong : &counts.elsewhere) += 1;
         if (counts.wrong + counts.elsewhere <= 3)
