@@ -10,8 +10,9 @@ use libtest_mimic::{Failed, Trial};
 
 use harness::chapters::Program;
 use harness::check::expect;
-use harness::stage::{BuiltOnce, build_program, command, shared_library, stdout_of};
+use harness::stage::{BuiltOnce, command, shared_library, stdout_of};
 
+use crate::gdb;
 use crate::plain_switch::{build_library, trials_on};
 
 /// The chapters that are about frames.
@@ -66,13 +67,13 @@ fn backtraces_at_each_instruction() -> Result<(), Failed> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("script");
     fs::write(&file, script)?;
-    let mut gdb = command("gdb", 120);
-    gdb.args(["-nx", "-batch"]);
+    let mut debugger = command("gdb", 120);
+    debugger.args(["-nx", "-batch"]);
     for setting in ["startup-with-shell off", "debuginfod enabled off"] {
-        gdb.args(["-iex", &format!("set {setting}")]);
+        debugger.args(["-iex", &format!("set {setting}")]);
     }
-    gdb.arg("-x").arg(&file).arg("--args");
-    let said = stdout_of(gdb.arg(build_program("backtraces", &[])?).arg("backtraces"))?;
+    debugger.arg("-x").arg(&file).arg("--args");
+    let said = stdout_of(debugger.arg(gdb::program()?).arg("backtraces"))?;
 
     let mut backtraces: Vec<Vec<&str>> = Vec::new();
     for line in said.lines().filter(|line| line.starts_with('#')) {
