@@ -1,8 +1,10 @@
 //! gdb's backtraces in jobs: right frames, and an end where the job's stack begins.
 
+use std::path::Path;
+
 use libtest_mimic::{Failed, Trial};
 
-use harness::stage::{build_program, command, stdout_of};
+use harness::stage::{BuiltOnce, build_program, command, stdout_of};
 
 pub fn trials() -> Vec<Trial> {
     vec![Trial::test("gdb::backtraces_in_jobs_end", backtraces_end)]
@@ -23,11 +25,7 @@ fn backtraces_end() -> Result<(), Failed> {
     for _ in 0..STOPS {
         gdb.args(["-ex", "bt", "-ex", "continue"]);
     }
-    let said = stdout_of(
-        gdb.arg("--args")
-            .arg(build_program("backtraces", &[])?)
-            .arg("backtraces"),
-    )?;
+    let said = stdout_of(gdb.arg("--args").arg(program()?).arg("backtraces"))?;
     let check = || {
         if !said.contains("exited normally") {
             return Err("the program did not end normally".to_owned());
@@ -45,6 +43,12 @@ fn backtraces_end() -> Result<(), Failed> {
         backtraces.into_iter().try_for_each(check_backtrace)
     };
     check().map_err(|what| format!("{what} in\n{said}").into())
+}
+
+/// programs/backtraces.c, built.
+pub fn program() -> Result<&'static Path, Failed> {
+    static PROGRAM: BuiltOnce = BuiltOnce::new();
+    PROGRAM.get_or_build(|| build_program("backtraces", &[]))
 }
 
 /// The number of breakpoints that programs/backtraces.c reaches.

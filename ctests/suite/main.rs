@@ -14,6 +14,7 @@ mod install;
 mod layers;
 mod plain_switch;
 mod sanitizer_bugs;
+mod unwinding;
 mod valgrind;
 
 use std::process::exit;
@@ -40,6 +41,7 @@ fn main() {
     trials.extend(gdb::trials());
     trials.extend(valgrind::trials());
     trials.extend(plain_switch::trials(&of_chapters));
+    trials.extend(unwinding::trials(&of_chapters));
     trials.extend(endurance::trials());
     trials.extend(fuzz::trials());
     trials.extend(differences::trials(&of_chapters, &trials));

@@ -37,7 +37,7 @@ pub fn trials(programs: &[Arc<Program>]) -> Vec<Trial> {
     let mut trials: Vec<_> = programs
         .iter()
         .filter(runs_here)
-        .flat_map(trials_of)
+        .flat_map(|program| trials_on("plain_switch", library, program))
         .collect();
     if cfg!(target_arch = "x86_64") {
         let name = "plain_switch::the_library_has_it";
@@ -46,7 +46,12 @@ pub fn trials(programs: &[Arc<Program>]) -> Vec<Trial> {
     trials
 }
 
-fn trials_of(program: &Arc<Program>) -> Vec<Trial> {
+/// The cases of a chapter's program on another build of the library.
+pub fn trials_on(
+    build: &'static str,
+    library: fn() -> Result<&'static Path, Failed>,
+    program: &Arc<Program>,
+) -> Vec<Trial> {
     let chapter = program.chapter();
     let cases = match program.cases(Way::Alone) {
         Ok(cases) => cases,
@@ -54,7 +59,7 @@ fn trials_of(program: &Arc<Program>) -> Vec<Trial> {
     };
     let trial = |case: String| {
         let program = Arc::clone(program);
-        Trial::test(format!("plain_switch::{chapter}::{case}"), move || {
+        Trial::test(format!("{build}::{chapter}::{case}"), move || {
             const TIMEOUT_S: u32 = 120;
             let mut run = command(program.executable()?, TIMEOUT_S);
             run.env("LD_LIBRARY_PATH", library()?.parent().ok_or("no folder")?);
@@ -67,18 +72,25 @@ fn trials_of(program: &Arc<Program>) -> Vec<Trial> {
 /// The library with that switch, under the name that programs look for.
 fn library() -> Result<&'static Path, Failed> {
     static LIBRARY: BuiltOnce = BuiltOnce::new();
-    LIBRARY.get_or_build(build)
+    LIBRARY.get_or_build(|| {
+        build_library("plain-switch", |cargo| {
+            cargo.args(["--", "--cfg", "rsasync_plain_switch"]);
+        })
+    })
 }
 
-fn build() -> Result<PathBuf, Failed> {
-    let target = TARGET.join("plain-switch");
+/// Builds the library with other options, in a directory of its own. Returns its path, under the
+/// name that programs look for.
+pub fn build_library(name: &str, set_options: fn(&mut Command)) -> Result<PathBuf, Failed> {
+    let target = TARGET.join(name);
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(&*ROOT);
     cargo.args(["rustc", "--quiet", "--release", "-p", "rsasync", "--lib"]);
     cargo
         .args(["--crate-type", "cdylib", "--target-dir"])
         .arg(&target);
-    output_of(cargo.args(["--", "--cfg", "rsasync_plain_switch"]))?;
+    set_options(&mut cargo);
+    output_of(&mut cargo)?;
     let library = target.join("release/librsasync.so");
     let soname = target.join("release/librsasync.so.0");
     output_of(command("ln", 60).arg("-sf").arg(&library).arg(&soname))?;
