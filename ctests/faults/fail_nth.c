@@ -139,7 +139,8 @@ static void *map(int by_library, void *at, size_t length, int protection, int fl
     if (by_library && fails(MMAP))
         return MAP_FAILED;
     start = (void *)syscall(SYS_mmap, at, length, protection, flags, fd, offset);
-    if (by_library && start != MAP_FAILED)
+    /* With MAP_FIXED the library maps anew what it had mapped before. */
+    if (by_library && start != MAP_FAILED && (flags & MAP_FIXED) == 0)
         faults->mapped += (long)length;
     return start;
 }
