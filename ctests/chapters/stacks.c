@@ -270,6 +270,21 @@ CASE(a_first_job_costs_little_locked_memory, OURS | NOT_ON_VALGRIND,
     finish_crowd(jobs, 1);
 }
 
+CASE(a_crowd_freed_under_mlockall_costs_nothing, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "a crowd made before mlockall(MCL_FUTURE), and freed after it, leaves no memory committed")
+{
+    enum { COUNT = 1000 };
+    ASYNC_JOB **jobs;
+    long before;
+
+    finish_crowd(start_crowd(1, note_frame), 1);
+    before = resident();
+    jobs = start_crowd(COUNT, note_frame);
+    lock_future_mappings();
+    finish_crowd(jobs, COUNT);
+    CHECK(resident() - before <= MIB);
+}
+
 #ifndef ON_LIBCRYPTO
 CASE(stacks_are_counted, OURS,
      "stacks_in_use counts the stacks of paused and idle jobs until they are freed")
