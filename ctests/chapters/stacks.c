@@ -285,6 +285,33 @@ CASE(a_crowd_freed_under_mlockall_costs_nothing, OURS | NOT_ON_VALGRIND | NOT_ON
     CHECK(resident() - before <= MIB);
 }
 
+/* Whether this kernel can give locked memory back: Linux 5.18 and later. */
+static int locked_memory_can_go_back(void)
+{
+    enum { DONTNEED_LOCKED = 24 }; /* MADV_DONTNEED_LOCKED, which old headers do not have */
+    void *at = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    CHECK(at != MAP_FAILED);
+    return madvise(at, page_bytes(), DONTNEED_LOCKED) == 0;
+}
+
+CASE(a_locked_crowd_goes_back_to_the_system, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "a crowd made and freed under mlockall(MCL_FUTURE) leaves less than 8 MiB committed")
+{
+    enum { COUNT = 1000 };
+    long before;
+
+    if (!locked_memory_can_go_back()) {
+        fprintf(stderr, "no MADV_DONTNEED_LOCKED: nothing to check\n");
+        return;
+    }
+    resident(); /* makes stdio's buffer */
+    lock_future_mappings();
+    before = resident();
+    finish_crowd(start_crowd(COUNT, note_frame), COUNT);
+    CHECK(resident() - before < 8 * MIB);
+}
+
 #ifndef ON_LIBCRYPTO
 CASE(stacks_are_counted, OURS,
      "stacks_in_use counts the stacks of paused and idle jobs until they are freed")
