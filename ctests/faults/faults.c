@@ -56,7 +56,8 @@ static int try_start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*func)
     queue_is_empty();
     if (code == ASYNC_NO_JOBS) {
         CHECK(*job == NULL && faults->failed > failed);
-        CHECK(faults->kind == MMAP || faults->kind == MALLOC);
+        CHECK(faults->kind == MMAP || faults->kind == MALLOC
+              || (faults->kind == MPROTECT && faults->limited));
         CHECK(strstr(RSASYNC_last_error(), "no memory") != NULL);
         return code;
     }
@@ -350,7 +351,8 @@ static void stack_functions(void)
 
     ASYNC_get_mem_functions(&alloc, &release);
     stack = alloc(&size);
-    CHECK(stack != NULL || (faults->kind == MMAP && faults->failed > failed));
+    CHECK(stack != NULL || faults->failed > failed);
+    CHECK(stack != NULL || faults->kind == MMAP || faults->limited);
     if (stack != NULL) {
         CHECK(size >= 1 << 20);
         memset(stack, 1, size);
@@ -427,9 +429,13 @@ static void few_jobs(void)
 
 static void whole_run(void)
 {
+    enum { LIMIT_BYTES = 1 << 30 };
+    const struct rlimit limit = { LIMIT_BYTES, LIMIT_BYTES };
     long mapped;
 
     alarm(30);
+    if (faults->limited)
+        CHECK_INT(setrlimit(RLIMIT_DATA, &limit), 0);
     mallopt(M_PERTURB, 0xa5); /* overwrites freed memory, so that its use shows */
     few_jobs();
     scenario();
@@ -442,29 +448,39 @@ static void whole_run(void)
     fill_free_list();
 }
 
+/* Where a run takes place: its kernel has guard markers or not, and RLIMIT_DATA is set or not. */
+struct place {
+    const char *name;
+    bool no_markers, limited;
+};
+static const struct place plain = { "with guard markers", false, false },
+                          old_kernel = { "without guard markers", true, false },
+                          under_a_limit = { "under RLIMIT_DATA", false, true };
+
 /* Runs it in a process of its own with this plan, and tells whether every check held. */
-static bool run(enum kind kind, bool no_markers, long first, long last)
+static bool run(enum kind kind, const struct place *place, long first, long last)
 {
     int status;
 
     *faults = (struct faults){
-        .kind = kind, .first = first, .last = last, .no_markers = no_markers
+        .kind = kind, .first = first, .last = last, .no_markers = place->no_markers,
+        .limited = place->limited
     };
     status = check_child(whole_run, 0);
     if (status != 0)
-        fprintf(stderr, "  call %ld%s, %s guard markers: ended by %s %d\n", first,
-                last > first ? " and all later" : "", no_markers ? "no" : "with",
+        fprintf(stderr, "  call %ld%s, %s: ended by %s %d\n", first,
+                last > first ? " and all later" : "", place->name,
                 status > 0 ? "signal" : "status", abs(status));
     return status == 0;
 }
 
 /* One run for each call of this kind. */
-static void fail_every_call(enum kind kind, bool no_markers)
+static void fail_every_call(enum kind kind, const struct place *place)
 {
     int wrong = 0;
     long kept, mapped;
 
-    CHECK(run(kind, no_markers, LONG_MAX, 0));
+    CHECK(run(kind, place, LONG_MAX, 0));
     kept = faults->blocks;
     mapped = faults->mapped;
     CHECK(faults->calls > 0);
@@ -473,52 +489,51 @@ static void fail_every_call(enum kind kind, bool no_markers)
 
         do {
             n++;
-            if (!run(kind, no_markers, n, lasting ? LONG_MAX : n)) {
+            if (!run(kind, place, n, lasting ? LONG_MAX : n)) {
                 wrong++;
-            } else if (faults->blocks != kept) {
-                fprintf(stderr, "  call %ld%s: %ld blocks are lost\n", n,
-                        lasting ? " and all later" : "", faults->blocks - kept);
-                wrong++;
-            } else if (faults->mapped > mapped) {
-                fprintf(stderr, "  call %ld%s: %ld bytes more are mapped\n", n,
-                        lasting ? " and all later" : "", faults->mapped - mapped);
+            } else if (faults->blocks != kept || faults->mapped > mapped) {
+                fprintf(stderr, "  call %ld%s, %s: %ld blocks are lost, %ld bytes more are mapped\n",
+                        n, lasting ? " and all later" : "", place->name, faults->blocks - kept,
+                        faults->mapped - mapped);
                 wrong++;
             }
         } while (faults->failed > 0);
-        printf("%ld calls, %s guard markers, %s\n", n - 1, no_markers ? "no" : "with",
+        printf("%ld calls, %s, %s\n", n - 1, place->name,
                lasting ? "from there on" : "one by one");
     }
     CHECK_INT(wrong, 0);
 }
 
-/* With guard markers in the kernel, and without. */
-static void fail_every_call_on_both_kernels(enum kind kind)
+static void fail_every_call_everywhere(enum kind kind)
 {
     faults = mmap(NULL, sizeof(*faults), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(faults != MAP_FAILED);
-    if (kind != MPROTECT) /* which is not called where there are guard markers */
-        fail_every_call(kind, false);
-    fail_every_call(kind, true);
+    if (kind != MPROTECT) /* which is not called there */
+        fail_every_call(kind, &plain);
+    fail_every_call(kind, &old_kernel);
+    fail_every_call(kind, &under_a_limit);
 }
 
 CASE(malloc_fails, OURS,
      "if malloc fails a call is refused with an error, and no memory is lost")
 {
-    fail_every_call_on_both_kernels(MALLOC);
+    fail_every_call_everywhere(MALLOC);
 }
 
 CASE(mmap_fails, OURS,
      "if mmap fails there is no job, and no error is queued, or no wait context, and an error is")
 {
-    fail_every_call_on_both_kernels(MMAP);
+    fail_every_call_everywhere(MMAP);
 }
 
 CASE(madvise_fails, OURS, "if madvise fails stacks work, and those without a guard are counted")
 {
-    fail_every_call_on_both_kernels(MADVISE);
+    fail_every_call_everywhere(MADVISE);
 }
 
-CASE(mprotect_fails, OURS, "if mprotect fails stacks work, and those without a guard are counted")
+CASE(mprotect_fails, OURS,
+     "if mprotect fails stacks work, and those without a guard are counted; where it is what gives "
+     "memory there is no job, and no error is queued")
 {
-    fail_every_call_on_both_kernels(MPROTECT);
+    fail_every_call_everywhere(MPROTECT);
 }
