@@ -183,7 +183,13 @@ int madvise(void *start, size_t length, int advice)
 
 int mprotect(void *start, size_t length, int protection)
 {
-    if (BY_LIBRARY && fails(MPROTECT))
-        return -1;
+    if (BY_LIBRARY) {
+        if (faults->no_guards && protection == PROT_NONE) {
+            errno = ENOMEM;
+            return -1;
+        }
+        if (fails(MPROTECT))
+            return -1;
+    }
     return (int)syscall(SYS_mprotect, start, length, protection);
 }

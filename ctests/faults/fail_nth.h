@@ -12,6 +12,8 @@ struct faults {
     int no_markers;
     /* RLIMIT_DATA is set: the process may have only so much memory that can be written. */
     int limited;
+    /* mprotect makes no memory inaccessible, as where the process has all the mappings it may. */
+    int no_guards;
     /* The calls of this kind, and those that failed. */
     long calls, failed;
     /* What the library has now: blocks of malloc, bytes of mmap. */

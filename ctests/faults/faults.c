@@ -427,15 +427,21 @@ static void few_jobs(void)
     CHECK(faults->mapped <= SMALL_REGION_STACKS * STACK_BYTES * (faults->failed > 0 ? 2 : 1));
 }
 
-static void whole_run(void)
+static void limit_data(void)
 {
     enum { LIMIT_BYTES = 1 << 30 };
     const struct rlimit limit = { LIMIT_BYTES, LIMIT_BYTES };
+
+    CHECK_INT(setrlimit(RLIMIT_DATA, &limit), 0);
+}
+
+static void whole_run(void)
+{
     long mapped;
 
     alarm(30);
     if (faults->limited)
-        CHECK_INT(setrlimit(RLIMIT_DATA, &limit), 0);
+        limit_data();
     mallopt(M_PERTURB, 0xa5); /* overwrites freed memory, so that its use shows */
     few_jobs();
     scenario();
@@ -514,6 +520,27 @@ static void fail_every_call_everywhere(enum kind kind)
     fail_every_call(kind, &under_a_limit);
 }
 
+/* Guards that could not be made do not count as mappings of the library, of which it has a share. */
+static void make_guards_late(void)
+{
+    ASYNC_JOB *job;
+
+    CHECK(faults->limited);
+    limit_data();
+    faults->no_guards = 1;
+    for (long i = 0; i < max_mappings(); i++) {
+        CHECK_INT(start_pausing(&job, NULL, 1, 64, 1), ASYNC_PAUSE);
+        CHECK(!has_guard(1) && stats().stacks_unguarded == 1);
+        run_to_end(&job, 1);
+        ASYNC_cleanup_thread();
+    }
+    faults->no_guards = 0;
+    CHECK_INT(start_pausing(&job, NULL, 1, 64, 1), ASYNC_PAUSE);
+    CHECK(has_guard(1) && stats().stacks_unguarded == 0);
+    run_to_end(&job, 1);
+    cleanup_thread();
+}
+
 CASE(malloc_fails, OURS,
      "if malloc fails a call is refused with an error, and no memory is lost")
 {
@@ -536,4 +563,6 @@ CASE(mprotect_fails, OURS,
      "memory there is no job, and no error is queued")
 {
     fail_every_call_everywhere(MPROTECT);
+    *faults = (struct faults){ .kind = MPROTECT, .limited = true };
+    CHECK_INT(check_child(make_guards_late, 0), 0);
 }
