@@ -247,19 +247,30 @@ CASE(a_finished_job_has_no_context, EVERYWHERE,
     ASYNC_cleanup_thread();
 }
 
-CASE(a_handle_denotes_the_job_started_anew, EVERYWHERE,
-     "When an idle job is started anew, a handle kept from its former life denotes the new job")
+/* libcrypto takes the handle for the job started anew: gives its context, and resumes it. */
+CASE(a_handle_is_stale_once_its_job_has_finished, OURS,
+     "When an idle job is started anew, a handle kept from before has no context and is refused; "
+     "the new handle is another one")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new(), *other = ASYNC_WAIT_CTX_new();
-    ASYNC_JOB *first;
+    ASYNC_JOB *first, *second;
 
     /* A limit of one job: the second start has to take the job of the first. */
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
-    first = paused_job(ctx, 1, 3);
+    first = paused_job(ctx, 2, 3);
+    resume_to_pause(first);
+    CHECK(ASYNC_get_wait_ctx(first) == ctx);
     finish(first, 3);
-    paused_job(other, 1, 4);
-    CHECK(ASYNC_get_wait_ctx(first) == other);
-    finish(first, 4);
+    CHECK(ASYNC_get_wait_ctx(first) == NULL);
+    second = paused_job(other, 2, 4);
+    CHECK(second != first);
+    CHECK(ASYNC_get_wait_ctx(first) == NULL);
+    check_resume_is_refused(first);
+    resume_to_pause(second);
+    CHECK(ASYNC_get_wait_ctx(first) == NULL);
+    check_resume_is_refused(first);
+    CHECK(ASYNC_get_wait_ctx(second) == other);
+    finish(second, 4);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_WAIT_CTX_free(other);
     ASYNC_cleanup_thread();

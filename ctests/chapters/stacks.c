@@ -2,6 +2,7 @@
  * stacks.c: a job has 128 KiB of stack, or RSASYNC_STACK_SIZE. A stack costs the memory that was
  * touched, which goes back to the system with it.
  */
+#include "environment.h"
 #include "stacks.h"
 #include <alloca.h>
 #include <inttypes.h>
@@ -148,52 +149,78 @@ static long mapped(void)
     return all * (long)page_bytes();
 }
 
+/* The address space of a stack, with what the library has in it and the guard below it. */
+enum { SLOT_BYTES = DEFAULT_BYTES + LIBRARY_BYTES + GUARD_BYTES };
+
 CASE(address_space_is_reused, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
-     "jobs take address space for no more than twice their number; that of freed stacks is reused "
-     "as long as another stack of its region is in use, and unmapped when none is")
+     "address space is reserved for no more than twice the most jobs that there were at once; it "
+     "stays reserved, and jobs made later use it again")
 {
-    enum { COUNT = 5000, AGAIN = 4000 };
-    ASYNC_JOB **jobs, **more;
-    char **first_frames;
-    long before, touched, with_one_left;
+    enum { COUNT = 5000 };
+    ASYNC_JOB **jobs;
+    long before, reserved;
+    int left;
 
     finish_crowd(start_crowd(1, note_frame), 1);
     before = mapped();
-    touched = resident();
-    jobs = start_crowd(COUNT, touch_64_kib);
-    CHECK(mapped() - before <= 2L * COUNT * (DEFAULT_BYTES + LIBRARY_BYTES + GUARD_BYTES));
-    for (int i = 0; i < COUNT - 1; i++)
-        finish(jobs[i], i);
-    ASYNC_cleanup_thread();
-    CHECK(resident() - touched <= MIB);
+    finish_crowd(start_crowd(COUNT, note_frame), COUNT);
+    reserved = mapped();
+    CHECK(reserved - before <= 2L * COUNT * SLOT_BYTES);
+    /* A second crowd comes when no job is left, and a third one when one is. */
+    for (left = 0; left < 2; left++) {
+        ASYNC_JOB *last = left ? paused_job(NULL, 1, 7) : NULL;
 
-    /* The region of the one job left has room for AGAIN stacks. */
-    with_one_left = mapped();
-    first_frames = frames;
-    more = start_crowd(AGAIN, note_frame);
-    CHECK(mapped() - with_one_left <= MIB);
-    finish_crowd(more, AGAIN);
-    finish(jobs[COUNT - 1], COUNT - 1);
+        jobs = start_crowd(COUNT - left, note_frame);
+        CHECK(mapped() - reserved <= MIB);
+        finish_crowd(jobs, COUNT - left);
+        CHECK(mapped() - reserved <= MIB);
+        if (left)
+            finish(last, 7);
+    }
     ASYNC_cleanup_thread();
-    CHECK(mapped() - before <= MIB);
-    free(jobs);
-    free(first_frames);
+}
+
+CASE(page_tables_of_a_crowd_go_back, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "when the last of a crowd's stacks is freed their page tables go back to the system, too")
+{
+    enum { COUNT = 5000, TABLE_BYTES = 4 * KIB, MAPPED_BY_TABLE = 2 * MIB };
+    long before, in_use, crowds_kib = (long)COUNT * SLOT_BYTES / MAPPED_BY_TABLE * TABLE_BYTES / KIB;
+    ASYNC_JOB **jobs;
+    int round;
+
+    finish_crowd(start_crowd(1, note_frame), 1);
+    before = kib("VmPTE:");
+    for (round = 0; round < 3; round++) {
+        jobs = start_crowd(COUNT, note_frame);
+        in_use = kib("VmPTE:");
+        CHECK(in_use - before >= crowds_kib * 9 / 10);
+        finish_crowd(jobs, COUNT);
+        /* The tables of the pointers to the jobs are among what is left. */
+        CHECK(kib("VmPTE:") - before <= crowds_kib / 10);
+    }
 }
 
 /* ThreadSanitizer needs more address space than this limit allows. */
 CASE(limited_address_space_is_not_wasted, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
-     "under RLIMIT_AS jobs reserve no more address space than their stacks need")
+     "under RLIMIT_AS jobs reserve address space for no more than an eighth more stacks, or four")
 {
-    enum { COUNT = 300 };
+    enum { COUNT = 1000, SPARE = 4, SPARE_SHARE = 8 };
     struct rlimit limit;
-    ASYNC_JOB **jobs;
-    long before = mapped();
+    ASYNC_JOB **jobs = malloc(COUNT * sizeof *jobs);
+    long before;
+    int i;
 
+    CHECK(jobs != NULL);
+    frames = calloc(COUNT, sizeof *frames);
+    CHECK(frames != NULL);
+    before = mapped();
     CHECK_INT(getrlimit(RLIMIT_AS, &limit), 0);
     limit.rlim_cur = (rlim_t)before + 256 * MIB;
     CHECK_INT(setrlimit(RLIMIT_AS, &limit), 0);
-    jobs = start_crowd(COUNT, note_frame);
-    CHECK(mapped() - before <= (COUNT + 4L) * (DEFAULT_BYTES + LIBRARY_BYTES + GUARD_BYTES) + MIB);
+    for (i = 0; i < COUNT; i++) {
+        jobs[i] = start_paused(note_frame, &i, sizeof i);
+        CHECK(mapped() - before <= (i + 1L + i / SPARE_SHARE + SPARE) * SLOT_BYTES + MIB);
+    }
     finish_crowd(jobs, COUNT);
 }
 
@@ -243,6 +270,48 @@ CASE(a_first_job_costs_little_locked_memory, OURS | NOT_ON_VALGRIND,
     finish_crowd(jobs, 1);
 }
 
+CASE(a_crowd_freed_under_mlockall_costs_nothing, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "a crowd made before mlockall(MCL_FUTURE), and freed after it, leaves no memory committed")
+{
+    enum { COUNT = 1000 };
+    ASYNC_JOB **jobs;
+    long before;
+
+    finish_crowd(start_crowd(1, note_frame), 1);
+    before = resident();
+    jobs = start_crowd(COUNT, note_frame);
+    lock_future_mappings();
+    finish_crowd(jobs, COUNT);
+    CHECK(resident() - before <= MIB);
+}
+
+/* Whether this kernel can give locked memory back: Linux 5.18 and later. */
+static int locked_memory_can_go_back(void)
+{
+    enum { DONTNEED_LOCKED = 24 }; /* MADV_DONTNEED_LOCKED, which old headers do not have */
+    void *at = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    CHECK(at != MAP_FAILED);
+    return madvise(at, page_bytes(), DONTNEED_LOCKED) == 0;
+}
+
+CASE(a_locked_crowd_goes_back_to_the_system, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "a crowd made and freed under mlockall(MCL_FUTURE) leaves less than 8 MiB committed")
+{
+    enum { COUNT = 1000 };
+    long before;
+
+    if (!locked_memory_can_go_back()) {
+        fprintf(stderr, "no MADV_DONTNEED_LOCKED: nothing to check\n");
+        return;
+    }
+    resident(); /* makes stdio's buffer */
+    lock_future_mappings();
+    before = resident();
+    finish_crowd(start_crowd(COUNT, note_frame), COUNT);
+    CHECK(resident() - before < 8 * MIB);
+}
+
 #ifndef ON_LIBCRYPTO
 CASE(stacks_are_counted, OURS,
      "stacks_in_use counts the stacks of paused and idle jobs until they are freed")
@@ -286,43 +355,31 @@ CASE(stats_fit_programs_of_other_versions, OURS,
 
 /* ---- RSASYNC_STACK_SIZE ---- */
 
-static size_t want_bytes;
-
-static void check_stack_size(void)
+static void check_stack_size(size_t size)
 {
     ASYNC_JOB **jobs;
 
-    finish(start_paused(use_stack_of, &want_bytes, sizeof want_bytes), 6);
+    finish(start_paused(use_stack_of, &size, sizeof size), 6);
     jobs = start_crowd(3, note_frame);
-    check_stack(frames[0], want_bytes);
-    check_stack(frames[2], want_bytes);
+    check_stack(frames[0], size);
+    check_stack(frames[2], size);
     finish_crowd(jobs, 3);
 }
 
-/* Runs check_stack_size in a child with this value; message gets what the child has on stderr. */
-static void with_stack_size(const char *value, size_t size, char *message, size_t capacity)
+/* In a case that runs again: stacks have the size that it passed, in bytes. */
+static void check_stack_size_passed(void)
 {
-    int err = dup(2), out[2], ended;
-    ssize_t length;
+    check_stack_size((size_t)strtoull(runs_again_with(), NULL, 10));
+}
 
-    want_bytes = size;
-    if (value != NULL)
-        CHECK_INT(setenv("RSASYNC_STACK_SIZE", value, 1), 0);
-    else
-        CHECK_INT(unsetenv("RSASYNC_STACK_SIZE"), 0);
-    CHECK_INT(pipe(out), 0);
-    CHECK_INT(dup2(out[1], 2), 2);
-    CHECK_INT(close(out[1]), 0);
-    ended = check_child(check_stack_size, 0);
-    CHECK_INT(dup2(err, 2), 2);
-    CHECK_INT(close(err), 0);
-    length = read(out[0], message, capacity - 1);
-    CHECK(length >= 0);
-    message[length] = '\0';
-    CHECK_INT(close(out[0]), 0);
-    if (ended != 0)
-        fprintf(stderr, "%s", message);
-    CHECK_INT(ended, 0);
+/* Runs the case again with this value, to check that stacks have this size. */
+static void run_again_to_check(const char *name, const char *value, size_t size, char *message,
+                               size_t capacity)
+{
+    char with[24];
+
+    snprintf(with, sizeof with, "%zu", size);
+    run_again(name, value, with, message, capacity);
 }
 
 CASE(rsasync_stack_size_sets_it, OURS | NOT_ON_VALGRIND,
@@ -338,8 +395,12 @@ CASE(rsasync_stack_size_sets_it, OURS | NOT_ON_VALGRIND,
     char message[1024];
     size_t i;
 
+    if (runs_again_with() != NULL) {
+        check_stack_size_passed();
+        return;
+    }
     for (i = 0; i < sizeof good / sizeof *good; i++) {
-        with_stack_size(good[i].value, good[i].size, message, sizeof message);
+        run_again_to_check(__func__, good[i].value, good[i].size, message, sizeof message);
         CHECK_STR(message, "");
     }
 }
@@ -349,28 +410,62 @@ CASE(rsasync_stack_size_may_be_1024m, OURS | NOT_ON_VALGRIND,
 {
     ASYNC_JOB **jobs;
 
-    CHECK_INT(setenv("RSASYNC_STACK_SIZE", "1024M", 1), 0);
+    if (runs_again_with() == NULL) {
+        run_again_silently(__func__, "1024M", "");
+        return;
+    }
     jobs = start_crowd(1, note_frame);
     CHECK(readable(frames[0] - 1024 * MIB + LIBRARY_BYTES));
     finish_crowd(jobs, 1);
 }
 
 CASE(rsasync_stack_size_is_read_once, OURS | NOT_ON_VALGRIND,
-     "a value that the program sets after its first job changes nothing")
+     "a value that the program sets itself changes nothing, before its first job or after it")
 {
-    ASYNC_JOB **jobs;
-
-    CHECK_INT(unsetenv("RSASYNC_STACK_SIZE"), 0);
-    finish_crowd(start_crowd(1, note_frame), 1);
     CHECK_INT(setenv("RSASYNC_STACK_SIZE", "32K", 1), 0);
-    jobs = start_crowd(3, note_frame);
-    check_stack(frames[2], DEFAULT_BYTES);
-    finish_crowd(jobs, 3);
+    check_stack_size(DEFAULT_BYTES);
+    CHECK_INT(setenv("RSASYNC_STACK_SIZE", "64K", 1), 0);
+    check_stack_size(DEFAULT_BYTES);
+}
+
+/* Overwrites each variable where the system has put it, as nginx does to set its title. */
+static void overwrite_environment(void)
+{
+    char **variable;
+
+    for (variable = environ; *variable != NULL; variable++)
+        memset(*variable, 'x', strlen(*variable));
+}
+
+CASE(rsasync_stack_size_outlives_the_environment, OURS | NOT_ON_VALGRIND,
+     "the variable counts where the program removes it, or empties or overwrites its environment, "
+     "before its first job")
+{
+    static const char *const ways[] = { "removed", "none", "empty", "overwritten" };
+    static char *empty[] = { NULL };
+    const char *way = runs_again_with();
+    size_t i;
+
+    for (i = 0; way == NULL && i < sizeof ways / sizeof *ways; i++)
+        run_again_silently(__func__, "48K", ways[i]);
+    if (way == NULL)
+        return;
+    CHECK_STR(getenv("RSASYNC_STACK_SIZE"), "48K");
+    if (strcmp(way, "removed") == 0)
+        CHECK_INT(unsetenv("RSASYNC_STACK_SIZE"), 0);
+    else if (strcmp(way, "none") == 0)
+        environ = NULL;
+    else if (strcmp(way, "empty") == 0)
+        environ = empty;
+    else
+        overwrite_environment();
+    CHECK(getenv("RSASYNC_STACK_SIZE") == NULL);
+    check_stack_size(48 * KIB);
 }
 
 CASE(a_stack_size_that_is_nonsense_is_reported_once, OURS | NOT_ON_VALGRIND,
-     "an invalid value is reported in one line on stderr that names the variable; the default "
-     "stands")
+     "an invalid value is reported in one line on stderr that names the variable and quotes the "
+     "value; the default stands")
 {
     static const char *const bad[] = {
         "abc", "-1", "0", "12Q", "99999999999999999999", "99999999999999999M", "", "K", "64KK",
@@ -378,12 +473,18 @@ CASE(a_stack_size_that_is_nonsense_is_reported_once, OURS | NOT_ON_VALGRIND,
         "18014398509482048K" /* 64 KiB modulo 2^64 */
     };
     static const char name[] = "RSASYNC_STACK_SIZE";
-    char message[1024], *at;
+    char message[1024], quoted[64], *at;
     size_t i;
 
+    if (runs_again_with() != NULL) {
+        overwrite_environment();
+        check_stack_size(DEFAULT_BYTES);
+        return;
+    }
     for (i = 0; i < sizeof bad / sizeof *bad; i++) {
-        with_stack_size(bad[i], DEFAULT_BYTES, message, sizeof message);
-        at = strstr(message, name);
+        run_again_to_check(__func__, bad[i], DEFAULT_BYTES, message, sizeof message);
+        snprintf(quoted, sizeof quoted, "%s=%s ", name, bad[i]);
+        at = strstr(message, quoted);
         CHECK(at != NULL);
         CHECK(strstr(at + 1, name) == NULL);
         CHECK(strchr(message, '\n') == message + strlen(message) - 1);

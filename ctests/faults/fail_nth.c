@@ -139,7 +139,8 @@ static void *map(int by_library, void *at, size_t length, int protection, int fl
     if (by_library && fails(MMAP))
         return MAP_FAILED;
     start = (void *)syscall(SYS_mmap, at, length, protection, flags, fd, offset);
-    if (by_library && start != MAP_FAILED)
+    /* With MAP_FIXED the library maps anew what it had mapped before. */
+    if (by_library && start != MAP_FAILED && (flags & MAP_FIXED) == 0)
         faults->mapped += (long)length;
     return start;
 }
@@ -182,7 +183,13 @@ int madvise(void *start, size_t length, int advice)
 
 int mprotect(void *start, size_t length, int protection)
 {
-    if (BY_LIBRARY && fails(MPROTECT))
-        return -1;
+    if (BY_LIBRARY) {
+        if (faults->no_guards && protection == PROT_NONE) {
+            errno = ENOMEM;
+            return -1;
+        }
+        if (fails(MPROTECT))
+            return -1;
+    }
     return (int)syscall(SYS_mprotect, start, length, protection);
 }

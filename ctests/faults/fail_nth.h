@@ -10,6 +10,10 @@ struct faults {
     long first, last;
     /* The kernel refuses guard markers, as before Linux 6.13. */
     int no_markers;
+    /* RLIMIT_DATA is set: the process may have only so much memory that can be written. */
+    int limited;
+    /* mprotect makes no memory inaccessible, as where the process has all the mappings it may. */
+    int no_guards;
     /* The calls of this kind, and those that failed. */
     long calls, failed;
     /* What the library has now: blocks of malloc, bytes of mmap. */

@@ -22,7 +22,7 @@ static void queue_is_empty(void)
 /* The last call was refused for want of memory: a call for memory failed, and the error says so. */
 static void check_refused(long failed_before)
 {
-    CHECK_INT(faults->kind, MALLOC);
+    CHECK(faults->kind == MALLOC || faults->kind == MMAP);
     CHECK(faults->failed > failed_before);
     CHECK(strstr(RSASYNC_last_error(), "no memory") != NULL);
 #ifdef WITH_LIBCRYPTO
@@ -56,7 +56,8 @@ static int try_start(ASYNC_JOB **job, ASYNC_WAIT_CTX *ctx, int *ret, int (*func)
     queue_is_empty();
     if (code == ASYNC_NO_JOBS) {
         CHECK(*job == NULL && faults->failed > failed);
-        CHECK(faults->kind == MMAP || faults->kind == MALLOC);
+        CHECK(faults->kind == MMAP || faults->kind == MALLOC
+              || (faults->kind == MPROTECT && faults->limited));
         CHECK(strstr(RSASYNC_last_error(), "no memory") != NULL);
         return code;
     }
@@ -129,11 +130,15 @@ static bool set_fd(ASYNC_WAIT_CTX *ctx, int fd)
 
 /* ---- guards ---------------------------------------------------------------------------- */
 
+/* A frame at the top of the stack of each job, by the job's seed. */
+enum { MOST_JOBS = 70 };
+static const char *frame_of[MOST_JOBS];
+
 /* Whether the memory below a job's stack is inaccessible. */
-static bool has_guard(ASYNC_JOB *job)
+static bool has_guard(int seed)
 {
-    /* The job lies at the top of a stack of 132 KiB: this address is in the guard below. */
-    return !readable((const char *)job - DEFAULT_BYTES - GUARD_BYTES / 2);
+    /* A stack has little more than DEFAULT_BYTES: this address is in the guard below. */
+    return !readable(frame_of[seed] - DEFAULT_BYTES - GUARD_BYTES / 2);
 }
 
 static struct rsasync_stats stats(void)
@@ -144,7 +149,10 @@ static struct rsasync_stats stats(void)
     return now;
 }
 
-/* The library counts the stacks of these jobs, which are all, and those without a guard. */
+/*
+ * The library counts the stacks of these jobs, which are all, and those without a guard. The number
+ * of each is its seed.
+ */
 static void check_stats(ASYNC_JOB **jobs, int count)
 {
     struct rsasync_stats now = stats();
@@ -152,7 +160,7 @@ static void check_stats(ASYNC_JOB **jobs, int count)
 
     for (int i = 0; i < count; i++) {
         in_use += jobs[i] != NULL;
-        unguarded += jobs[i] != NULL && !has_guard(jobs[i]);
+        unguarded += jobs[i] != NULL && !has_guard(i);
     }
     CHECK_INT(now.stacks_in_use, in_use);
     CHECK_INT(now.stacks_unguarded, unguarded);
@@ -166,7 +174,6 @@ static void cleanup_thread(void)
     ASYNC_cleanup_thread();
     queue_is_empty();
     check_stats(NULL, 0);
-    CHECK_INT(faults->mapped, 0);
 }
 
 /* ---- the scenario ---------------------------------------------------------------------- */
@@ -183,6 +190,8 @@ static int pausing_job(void *copy)
     const struct args *args = copy;
     int pauses = args->pauses, i = 0;
 
+    CHECK(args->seed < MOST_JOBS);
+    frame_of[args->seed] = __builtin_frame_address(0);
     do {
         for (size_t at = 0; at < args->size - sizeof(*args); at++)
             CHECK_INT(args->filling[at], (unsigned char)(args->seed + at));
@@ -256,7 +265,7 @@ static void pool(void)
 /* More jobs than one region has stacks for, which finish in another order than they start. */
 static void crowd(void)
 {
-    enum { JOBS = 70 };
+    enum { JOBS = MOST_JOBS };
     ASYNC_JOB *jobs[JOBS];
 
     for (int i = 0; i < JOBS; i++)
@@ -342,7 +351,8 @@ static void stack_functions(void)
 
     ASYNC_get_mem_functions(&alloc, &release);
     stack = alloc(&size);
-    CHECK(stack != NULL || (faults->kind == MMAP && faults->failed > failed));
+    CHECK(stack != NULL || faults->failed > failed);
+    CHECK(stack != NULL || faults->kind == MMAP || faults->limited);
     if (stack != NULL) {
         CHECK(size >= 1 << 20);
         memset(stack, 1, size);
@@ -370,8 +380,6 @@ static void scenario(void)
 {
     pthread_t thread;
 
-    nested();
-    cleanup_thread();
     pool();
     crowd();
     fds();
@@ -401,95 +409,160 @@ static void fill_free_list(void)
     for (int i = 0; i < CONTEXTS; i++)
         ASYNC_WAIT_CTX_free(ctxs[i]);
     CHECK_INT(start_pausing(&job, NULL, 1, 5000, 1), ASYNC_PAUSE);
-    CHECK(has_guard(job));
+    CHECK(has_guard(1));
     run_to_end(&job, 1);
     cleanup_thread();
 }
 
 /* ---- runs ------------------------------------------------------------------------------ */
 
+/* Address space stays mapped, to be used again: after a few jobs at once that of a small region. */
+static void few_jobs(void)
+{
+    enum { SMALL_REGION_STACKS = 4, STACK_BYTES = DEFAULT_BYTES + LIBRARY_BYTES + GUARD_BYTES };
+
+    nested();
+    cleanup_thread();
+    /* Where a region could not be mapped, two smaller ones may be there in its place. */
+    CHECK(faults->mapped <= SMALL_REGION_STACKS * STACK_BYTES * (faults->failed > 0 ? 2 : 1));
+}
+
+static void limit_data(void)
+{
+    enum { LIMIT_BYTES = 1 << 30 };
+    const struct rlimit limit = { LIMIT_BYTES, LIMIT_BYTES };
+
+    CHECK_INT(setrlimit(RLIMIT_DATA, &limit), 0);
+}
+
 static void whole_run(void)
 {
+    long mapped;
+
     alarm(30);
+    if (faults->limited)
+        limit_data();
     mallopt(M_PERTURB, 0xa5); /* overwrites freed memory, so that its use shows */
+    few_jobs();
     scenario();
     faults->last = 0;
     fill_free_list();
     scenario();
+    mapped = faults->mapped;
+    scenario();
+    CHECK_INT(faults->mapped, mapped);
     fill_free_list();
 }
 
+/* Where a run takes place: its kernel has guard markers or not, and RLIMIT_DATA is set or not. */
+struct place {
+    const char *name;
+    bool no_markers, limited;
+};
+static const struct place plain = { "with guard markers", false, false },
+                          old_kernel = { "without guard markers", true, false },
+                          under_a_limit = { "under RLIMIT_DATA", false, true };
+
 /* Runs it in a process of its own with this plan, and tells whether every check held. */
-static bool run(enum kind kind, bool no_markers, long first, long last)
+static bool run(enum kind kind, const struct place *place, long first, long last)
 {
     int status;
 
     *faults = (struct faults){
-        .kind = kind, .first = first, .last = last, .no_markers = no_markers
+        .kind = kind, .first = first, .last = last, .no_markers = place->no_markers,
+        .limited = place->limited
     };
     status = check_child(whole_run, 0);
     if (status != 0)
-        fprintf(stderr, "  call %ld%s, %s guard markers: ended by %s %d\n", first,
-                last > first ? " and all later" : "", no_markers ? "no" : "with",
+        fprintf(stderr, "  call %ld%s, %s: ended by %s %d\n", first,
+                last > first ? " and all later" : "", place->name,
                 status > 0 ? "signal" : "status", abs(status));
     return status == 0;
 }
 
 /* One run for each call of this kind. */
-static void fail_every_call(enum kind kind, bool no_markers)
+static void fail_every_call(enum kind kind, const struct place *place)
 {
     int wrong = 0;
-    long kept;
+    long kept, mapped;
 
-    CHECK(run(kind, no_markers, LONG_MAX, 0));
+    CHECK(run(kind, place, LONG_MAX, 0));
     kept = faults->blocks;
+    mapped = faults->mapped;
     CHECK(faults->calls > 0);
     for (int lasting = 0; lasting < 2; lasting++) {
         long n = 0;
 
         do {
             n++;
-            if (!run(kind, no_markers, n, lasting ? LONG_MAX : n)) {
+            if (!run(kind, place, n, lasting ? LONG_MAX : n)) {
                 wrong++;
-            } else if (faults->blocks != kept) {
-                fprintf(stderr, "  call %ld%s: %ld blocks are lost\n", n,
-                        lasting ? " and all later" : "", faults->blocks - kept);
+            } else if (faults->blocks != kept || faults->mapped > mapped) {
+                fprintf(stderr, "  call %ld%s, %s: %ld blocks are lost, %ld bytes more are mapped\n",
+                        n, lasting ? " and all later" : "", place->name, faults->blocks - kept,
+                        faults->mapped - mapped);
                 wrong++;
             }
         } while (faults->failed > 0);
-        printf("%ld calls, %s guard markers, %s\n", n - 1, no_markers ? "no" : "with",
+        printf("%ld calls, %s, %s\n", n - 1, place->name,
                lasting ? "from there on" : "one by one");
     }
     CHECK_INT(wrong, 0);
 }
 
-/* With guard markers in the kernel, and without. */
-static void fail_every_call_on_both_kernels(enum kind kind)
+static void fail_every_call_everywhere(enum kind kind)
 {
     faults = mmap(NULL, sizeof(*faults), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     CHECK(faults != MAP_FAILED);
-    if (kind != MPROTECT) /* which is not called where there are guard markers */
-        fail_every_call(kind, false);
-    fail_every_call(kind, true);
+    if (kind != MPROTECT) /* which is not called there */
+        fail_every_call(kind, &plain);
+    fail_every_call(kind, &old_kernel);
+    fail_every_call(kind, &under_a_limit);
+}
+
+/* Guards that could not be made do not count as mappings of the library, of which it has a share. */
+static void make_guards_late(void)
+{
+    ASYNC_JOB *job;
+
+    CHECK(faults->limited);
+    limit_data();
+    faults->no_guards = 1;
+    for (long i = 0; i < max_mappings(); i++) {
+        CHECK_INT(start_pausing(&job, NULL, 1, 64, 1), ASYNC_PAUSE);
+        CHECK(!has_guard(1) && stats().stacks_unguarded == 1);
+        run_to_end(&job, 1);
+        ASYNC_cleanup_thread();
+    }
+    faults->no_guards = 0;
+    CHECK_INT(start_pausing(&job, NULL, 1, 64, 1), ASYNC_PAUSE);
+    CHECK(has_guard(1) && stats().stacks_unguarded == 0);
+    run_to_end(&job, 1);
+    cleanup_thread();
 }
 
 CASE(malloc_fails, OURS,
      "if malloc fails a call is refused with an error, and no memory is lost")
 {
-    fail_every_call_on_both_kernels(MALLOC);
+    fail_every_call_everywhere(MALLOC);
 }
 
-CASE(mmap_fails, OURS, "if mmap fails there is no job, and no error is queued")
+CASE(mmap_fails, OURS,
+     "if mmap fails there is no job, and no error is queued, or no wait context, and an error is")
 {
-    fail_every_call_on_both_kernels(MMAP);
+    fail_every_call_everywhere(MMAP);
 }
 
 CASE(madvise_fails, OURS, "if madvise fails stacks work, and those without a guard are counted")
 {
-    fail_every_call_on_both_kernels(MADVISE);
+    fail_every_call_everywhere(MADVISE);
 }
 
-CASE(mprotect_fails, OURS, "if mprotect fails stacks work, and those without a guard are counted")
+CASE(mprotect_fails, OURS,
+     "if mprotect fails stacks work, and those without a guard are counted; where it is what gives "
+     "memory there is no job, and no error is queued")
 {
-    fail_every_call_on_both_kernels(MPROTECT);
+    fail_every_call_everywhere(MPROTECT);
+    *faults = (struct faults){ .kind = MPROTECT, .limited = true };
+    CHECK_INT(check_child(make_guards_late, 0), 0);
 }

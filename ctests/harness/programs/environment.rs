@@ -1,13 +1,16 @@
-//! The environment variables RSASYNC_STATS and RSASYNC_STACK_SIZE, which set-uid programs ignore.
+//! The environment variables RSASYNC_STATS and RSASYNC_STACK_SIZE, which are read when the library is
+//! loaded, and which set-uid programs ignore.
 
 use std::fs;
+use std::path::Path;
 
 use libtest_mimic::Failed;
 
 use super::man_page::man_page;
 use crate::check::expect;
 use crate::stage::{
-    BUILT, ROOT, command, compiler, headers, library_path, output_of, shared_library, stderr_of,
+    BUILT, ROOT, command, compiler, headers, library_path, output_of, program_source,
+    shared_library, stderr_of,
 };
 
 /// The number of stacks in the line that RSASYNC_STATS asks for.
@@ -51,23 +54,31 @@ pub fn set_uid() -> Result<(), Failed> {
     )
 }
 
+/// It asks for a line, or does not; also of a program that empties its environment before it starts
+/// a job.
 pub fn stats() -> Result<(), Failed> {
-    let program = BUILT.join("man-page-stats");
-    let c = program.with_extension("c");
-    fs::write(&c, man_page()?.example)?;
-    output_of(
-        command("cc", 60)
-            .arg(&c)
-            .arg("-lcrypto")
-            .arg("-o")
-            .arg(&program),
-    )?;
+    let example = BUILT.join("man-page-stats.c");
+    fs::write(&example, man_page()?.example)?;
+    let emptied = program_source("empty_environment.c");
+    for (name, sources) in [
+        ("man-page-stats", &[&example][..]),
+        ("man-page-stats-emptied", &[&example, &emptied]),
+    ] {
+        let program = BUILT.join(name);
+        let mut cc = command("cc", 60);
+        output_of(cc.args(sources).arg("-lcrypto").arg("-o").arg(&program))?;
+        expect_stats(&program).map_err(|why| format!("{name}: {}", why.message().unwrap_or("")))?;
+    }
+    Ok(())
+}
+
+fn expect_stats(program: &Path) -> Result<(), Failed> {
     let run = |variable: &str| {
         let mut env = command("env", 60);
         stderr_of(
             env.arg(variable)
                 .arg(format!("LD_PRELOAD={}", shared_library().display()))
-                .arg(&program),
+                .arg(program),
         )
     };
     expect(

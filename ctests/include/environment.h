@@ -1,0 +1,75 @@
+/*
+ * environment.h: cases that need RSASYNC_STACK_SIZE in the environment from the start, as the
+ * library reads it when it is loaded.
+ */
+#ifndef ENVIRONMENT_H
+#define ENVIRONMENT_H
+
+#include "check.h"
+
+/* Names the variable by which a case knows that it runs again. */
+#define RUNS_AGAIN "CHECK_RUNS_AGAIN"
+
+/* What the case passed to run_again(), in the process that that started; NULL in the first one. */
+__attribute__((unused)) static const char *runs_again_with(void)
+{
+    return getenv(RUNS_AGAIN);
+}
+
+/*
+ * Runs the case in a new process, which has RSASYNC_STACK_SIZE=size in its environment (without
+ * the variable, if size is NULL) and finds `with` in runs_again_with(). It has to succeed. message
+ * gets what it prints on stderr after its promise. Valgrind does not follow into that process.
+ */
+__attribute__((unused))
+static void run_again(const char *name, const char *size, const char *with, char *message,
+                      size_t capacity)
+{
+    size_t length = 0;
+    ssize_t more;
+    int out[2], status;
+    char *printed;
+    pid_t pid;
+
+    CHECK_INT(pipe(out), 0);
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0) {
+        if (size != NULL)
+            setenv("RSASYNC_STACK_SIZE", size, 1);
+        else
+            unsetenv("RSASYNC_STACK_SIZE");
+        setenv(RUNS_AGAIN, with, 1);
+        dup2(out[1], 2);
+        close(out[0]);
+        close(out[1]);
+        execl("/proc/self/exe", name, name, (char *)NULL);
+        _exit(127);
+    }
+    CHECK(pid > 0);
+    CHECK_INT(close(out[1]), 0);
+    while ((more = read(out[0], message + length, capacity - 1 - length)) > 0)
+        length += (size_t)more;
+    CHECK_INT(more, 0);
+    message[length] = '\0';
+    CHECK_INT(close(out[0]), 0);
+    CHECK(waitpid(pid, &status, 0) == pid);
+    if (status != 0)
+        fprintf(stderr, "with RSASYNC_STACK_SIZE=%s: %s", size != NULL ? size : "", message);
+    CHECK_INT(status, 0);
+    /* The promise is one line. */
+    printed = strchr(message, '\n');
+    CHECK(printed != NULL);
+    memmove(message, printed + 1, strlen(printed));
+}
+
+/* The same for a case that prints nothing. */
+__attribute__((unused))
+static void run_again_silently(const char *name, const char *size, const char *with)
+{
+    char message[4096];
+
+    run_again(name, size, with, message, sizeof message);
+    CHECK_STR(message, "");
+}
+#endif
