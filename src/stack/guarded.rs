@@ -68,6 +68,11 @@ impl GuardedStack {
         Some(Self { slot, is_guarded })
     }
 
+    /// See [`Slot::is_temporary`].
+    pub fn is_temporary(&self) -> bool {
+        self.slot.is_temporary()
+    }
+
     /// The usable memory.
     pub fn addresses(&self) -> Range<usize> {
         let Range { start, end } = self.slot.addresses();
@@ -89,8 +94,9 @@ impl GuardedStack {
     fn prepare(mut self) -> Option<Self> {
         let slot = &self.slot;
         if slot.is_at_rest_read_only() {
-            // Two mappings for each stack in use; without a guard the stacks become one.
-            let is_split = slot.may_split();
+            // Two mappings for each stack in use. With a marker, or without a guard, the stacks
+            // and what lies between them become one.
+            let is_split = self.protect_guard();
             let writable = if is_split {
                 self.addresses()
             } else {
@@ -103,25 +109,27 @@ impl GuardedStack {
                 self.slot.free();
                 return None;
             }
-            self.is_guarded = is_split && slot.protect(self.guard(), libc::PROT_NONE);
-            if is_split && !self.is_guarded {
-                slot.unsplit();
-            }
+            self.is_guarded = is_split || self.mark();
         } else {
-            self.is_guarded = self.mark() || {
-                let is_split = slot.may_split();
-                let is_protected = is_split && slot.protect(self.guard(), libc::PROT_NONE);
-                if is_split && !is_protected {
-                    slot.unsplit();
-                }
-                is_protected
-            };
+            self.is_guarded = self.mark() || self.protect_guard();
         }
         if self.is_guarded {
             self.slot.set_prepared();
         }
         self.populate_top();
         Some(self)
+    }
+
+    /// Makes the guard inaccessible; false if that can't be had.
+    fn protect_guard(&self) -> bool {
+        if !self.slot.may_split() {
+            return false;
+        }
+        let is_protected = self.slot.protect(self.guard(), libc::PROT_NONE);
+        if !is_protected {
+            self.slot.unsplit();
+        }
+        is_protected
     }
 
     /// Puts a guard marker into the page tables; false if that does not make a guard.
@@ -188,12 +196,12 @@ impl GuardedStack {
     }
 
     /// Gives the memory back to the system, then the slot to whoever takes one. False if the
-    /// memory is locked and stays.
+    /// memory is locked and stays. (Among stacks that are one mapping, one can't become read-only
+    /// again without a mapping of its own: it stays charged until its region is empty.)
     pub fn free(self) -> bool {
-        let is_restored = self.slot.is_at_rest_read_only() && self.slot.restore_read_only();
-        if is_restored && self.is_guarded {
-            self.slot.unsplit();
-        }
+        let is_restored = self.slot.is_at_rest_read_only()
+            && self.slot.is_split()
+            && self.slot.restore_read_only();
         let is_discarded = is_restored || self.discard_below(self.addresses().end);
         self.slot.free();
         is_discarded

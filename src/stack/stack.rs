@@ -26,17 +26,19 @@ pub const OWNER_BYTES: usize = 256;
 pub struct Stack {
     frames: Range<usize>,
     memory: Memory,
+    /// The owner's bytes, if they are not above the frames.
+    owner: Option<Slot>,
     valgrind: valgrind::Registration,
 }
 
 enum Memory {
-    /// A slot of our own; the owner's bytes are at the top.
+    /// A slot of our own; the owner's bytes are at the top, unless it may be unmapped.
     Guarded(GuardedStack),
-    /// From the program's functions, which may unmap it; the owner's bytes are in a slot.
-    Users { free: FreeFn, owner: Slot },
+    /// From the program's functions, which may unmap it.
+    Users { free: FreeFn },
 }
 
-/// Owners' bytes of stacks that came from the program's functions.
+/// Owners' bytes that are not at the top of their stacks.
 static OWNERS: SlotPool = SlotPool::new(Content::Objects);
 
 static MADE: AtomicU64 = AtomicU64::new(0);
@@ -78,9 +80,21 @@ impl Stack {
     fn builtin() -> Option<Self> {
         env::report_nonsense();
         let memory = GuardedStack::new(&FOR_JOBS, env::options().stack_bytes())?;
+        let owner = match memory.is_temporary() {
+            true => match OWNERS.take(OWNER_BYTES) {
+                None => {
+                    memory.free();
+                    return None;
+                }
+                owner => owner,
+            },
+            false => None,
+        };
         let Range { start, end } = memory.addresses();
+        let above = if owner.is_none() { OWNER_BYTES } else { 0 };
         Some(Self {
-            frames: start..end - OWNER_BYTES,
+            frames: start..end - above,
+            owner,
             valgrind: valgrind::Registration::new(start..end),
             memory: Memory::Guarded(memory),
         })
@@ -108,7 +122,8 @@ impl Stack {
         Some(Self {
             valgrind: valgrind::Registration::new(frames.clone()),
             frames,
-            memory: Memory::Users { free, owner },
+            memory: Memory::Users { free },
+            owner: Some(owner),
         })
     }
 
@@ -130,9 +145,9 @@ impl Stack {
     /// [`OWNER_BYTES`] bytes for the stack's owner. They can be read for ever; until another
     /// stack's owner writes there they are zeros, or what this one left.
     pub fn owner_bytes(&self) -> NonNull<u8> {
-        let start = match &self.memory {
-            Memory::Guarded(_) => self.frames.end,
-            Memory::Users { owner, .. } => owner.addresses().start,
+        let start = match &self.owner {
+            None => self.frames.end,
+            Some(owner) => owner.addresses().start,
         };
         NonNull::new(ptr::with_exposed_provenance_mut(start)).expect("it is no NULL")
     }
@@ -140,9 +155,10 @@ impl Stack {
     /// A number that stays when the stack is freed, for the next owner in the same place; 0 for
     /// the first.
     pub fn generation(&self) -> &'static AtomicU32 {
-        match &self.memory {
-            Memory::Guarded(stack) => stack.generation(),
-            Memory::Users { owner, .. } => owner.generation(),
+        match (&self.owner, &self.memory) {
+            (None, Memory::Guarded(stack)) => stack.generation(),
+            (Some(owner), _) => owner.generation(),
+            (None, Memory::Users { .. }) => unreachable!("such a stack has its owner apart"),
         }
     }
 
@@ -170,14 +186,16 @@ impl Stack {
         UNGUARDED.fetch_sub(self.is_unguarded().into(), Relaxed);
         let went_back = match self.memory {
             Memory::Guarded(stack) => stack.free(),
-            Memory::Users { free, owner } => {
+            Memory::Users { free } => {
                 // SAFETY: it goes with the function that gave this memory; by owning the Stack
                 // the caller knows that nobody uses it.
                 unsafe { free(ptr::with_exposed_provenance_mut(self.frames.start)) };
-                owner.free();
                 true
             }
         };
+        if let Some(owner) = self.owner {
+            owner.free();
+        }
         FREED.fetch_add(1, Release);
         went_back
     }

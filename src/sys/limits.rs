@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::mem;
 use std::num::NonZero;
+use std::ptr;
 
 use once_cell::race::OnceNonZeroUsize;
 
@@ -43,6 +44,22 @@ pub fn is_writable_memory_charged() -> bool {
         NonZero::<usize>::MIN.saturating_add(policy)
     };
     POLICY_PLUS_ONE.get_or_init(read).get() == NEVER_OVERCOMMIT + 1 || is_limited(libc::RLIMIT_DATA)
+}
+
+/// Whether memory is committed as soon as it is mapped to be written: `mlockall(MCL_FUTURE)`.
+pub fn is_new_memory_committed() -> bool {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    let mut answer = 0_u8;
+    // SAFETY: the page is a new one, and is unmapped again; the answer has a byte for it.
+    unsafe {
+        let page = libc::mmap(ptr::null_mut(), page_bytes(), protection, flags, -1, 0);
+        if page != libc::MAP_FAILED {
+            libc::mincore(page, page_bytes(), &mut answer);
+            libc::munmap(page, page_bytes());
+        }
+    }
+    answer & 1 != 0
 }
 
 fn is_limited(resource: libc::__rlimit_resource_t) -> bool {

@@ -19,10 +19,11 @@ use std::mem;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::slice;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::sys::limits::{
-    is_address_space_limited, is_writable_memory_charged, mappings, page_bytes,
+    is_address_space_limited, is_new_memory_committed, is_writable_memory_charged, mappings,
+    page_bytes,
 };
 use crate::sys::mutex::ForkSafeMutex;
 use crate::sys::sanitizer;
@@ -51,11 +52,18 @@ pub struct SlotPool {
 /// What a pool's slots are for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// Where the system charges for what can be written, slots are at first read-only, so that
-    /// it charges only for those in use. Each user of a slot then calls [`Slot::protect`].
+    /// Where the system charges for what can be written, or commits it at once, slots are at first
+    /// read-only, so that it does so only for those in use. Each user of a slot then calls
+    /// [`Slot::protect`].
     Stacks,
     /// LeakSanitizer looks for pointers in them.
     Objects,
+}
+
+impl Content {
+    fn is_read_only_at_rest(self) -> bool {
+        self == Self::Stacks && (is_writable_memory_charged() || is_new_memory_committed())
+    }
 }
 
 /// The newest region, and by `older` all others.
@@ -73,7 +81,9 @@ struct Region {
     slots: usize,
     slot_bytes: usize,
     header_bytes: usize,
-    is_read_only: bool,
+    is_read_only: AtomicBool,
+    /// Unmapped when it is empty; nobody reads there after that.
+    is_temporary: bool,
     bits: &'static [SlotBits],
     generations: &'static [AtomicU32],
     slots_taken: AtomicUsize,
@@ -95,6 +105,8 @@ struct SlotBits {
     taken: AtomicU64,
     /// Set by the user of the slot; stays when the slot is freed.
     prepared: AtomicU64,
+    /// The protection of the slot cost the process two mappings.
+    split: AtomicU64,
 }
 
 /// Slots of all regions whose protection cost two mappings each.
@@ -156,12 +168,30 @@ impl NewestRegion {
     fn iter(&self) -> impl Iterator<Item = &'static Region> + Clone + use<> {
         std::iter::successors(self.0, |region| region.older.get())
     }
+
+    /// Unmaps an empty temporary region.
+    fn unmap(&mut self, region: &'static Region) {
+        let older = region.older.get();
+        match self
+            .iter()
+            .find(|newer| newer.older.get().is_some_and(|it| ptr::eq(it, region)))
+        {
+            Some(newer) => newer.older.set(older),
+            None => self.0 = older,
+        }
+        SPLITS.fetch_sub(region.splits.load(Relaxed), Relaxed);
+        let start = ptr::from_ref(region).expose_provenance();
+        let end = region.slot_addresses().end.next_multiple_of(page_bytes());
+        let mapping = ptr::with_exposed_provenance_mut(start);
+        // SAFETY: it is in no list any more, and nobody has a slot of it; its mutex is held.
+        unsafe { libc::munmap(mapping, end - start) };
+    }
 }
 
 impl Region {
     /// Maps a region for `slots` slots, or for fewer if there is no room for so many.
     fn map(pool: &'static SlotPool, mut slots: usize, slot_bytes: usize) -> Option<&'static Self> {
-        let is_read_only = pool.content == Content::Stacks && is_writable_memory_charged();
+        let is_read_only = pool.content.is_read_only_at_rest();
         loop {
             let words = slots.div_ceil(64);
             let header_bytes = mem::size_of::<Self>()
@@ -190,7 +220,8 @@ impl Region {
                         slots,
                         slot_bytes,
                         header_bytes,
-                        is_read_only,
+                        is_read_only: AtomicBool::new(is_read_only),
+                        is_temporary: pool.content == Content::Stacks && is_address_space_limited(),
                         bits: slice::from_raw_parts(bits.as_ptr(), words),
                         generations: slice::from_raw_parts(generations.as_ptr(), slots),
                         slots_taken: AtomicUsize::new(0),
@@ -281,21 +312,25 @@ impl Region {
         self.first_free_word.fetch_min(index / 64, Relaxed);
         let taken = self.slots_taken.load(Relaxed) - 1;
         self.slots_taken.store(taken, Relaxed);
-        if taken == 0 && self.most_taken.load(Relaxed) > KEPT_SLOTS {
-            self.renew();
-        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.slots_taken.load(Relaxed) == 0
     }
 
     /// Gives back the pages of the slots and their page tables: maps the slots anew in the same
     /// place. Nobody has one of them. Under the pool's mutex.
     fn renew(&self) {
         let Range { start, end } = self.pages_from(0);
-        if map_memory(Some(start), end - start, self.is_read_only).is_none() {
+        let is_read_only = self.pool.content.is_read_only_at_rest();
+        if map_memory(Some(start), end - start, is_read_only).is_none() {
             return;
         }
+        self.is_read_only.store(is_read_only, Relaxed);
         self.advise();
         for bits in self.bits {
             bits.prepared.store(0, Relaxed);
+            bits.split.store(0, Relaxed);
         }
         self.most_taken.store(0, Relaxed);
         SPLITS.fetch_sub(self.splits.swap(0, Relaxed), Relaxed);
@@ -324,9 +359,14 @@ impl Slot {
         self.bits().prepared.fetch_or(self.bit(), Relaxed);
     }
 
+    /// Whether the slot's memory may be unmapped once it is freed.
+    pub fn is_temporary(&self) -> bool {
+        self.region.is_temporary
+    }
+
     /// Whether a free slot can't be written, so that its user must call [`Slot::protect`].
     pub fn is_at_rest_read_only(&self) -> bool {
-        self.region.is_read_only
+        self.region.is_read_only.load(Relaxed)
     }
 
     /// Changes the protection of some pages of the slot. False if the system refuses.
@@ -344,30 +384,51 @@ impl Slot {
         }
         SPLITS.fetch_add(1, Relaxed);
         self.region.splits.fetch_add(1, Relaxed);
+        self.bits().split.fetch_or(self.bit(), Relaxed);
         true
+    }
+
+    pub fn is_split(&self) -> bool {
+        self.bits().split.load(Relaxed) & self.bit() != 0
     }
 
     /// Takes that back.
     pub fn unsplit(&self) {
+        self.bits().split.fetch_and(!self.bit(), Relaxed);
         SPLITS.fetch_sub(1, Relaxed);
         self.region.splits.fetch_sub(1, Relaxed);
     }
 
-    /// Makes the slot as it was when its region was mapped, which is read-only; false if the
+    /// Makes a split slot as it was when its region was mapped, which is read-only; false if the
     /// system refuses.
     pub fn restore_read_only(&self) -> bool {
         let Range { start, end } = self.addresses();
         let is_restored = map_memory(Some(start), end - start, true).is_some();
         if is_restored {
+            let pages = ptr::with_exposed_provenance_mut(start);
+            // SAFETY: the advice changes the contents of no page.
+            unsafe { libc::madvise(pages, end - start, libc::MADV_NOHUGEPAGE) };
             self.bits().prepared.fetch_and(!self.bit(), Relaxed);
+            self.unsplit();
         }
         is_restored
     }
 
     /// Gives the slot to whoever takes one next. Its memory stays as it is.
     pub fn free(self) {
-        let _regions = self.region.pool.newest.lock();
-        self.region.free_slot(self.index);
+        let region = self.region;
+        let mut newest = region.pool.newest.lock();
+        region.free_slot(self.index);
+        if region.is_empty() {
+            let was_crowded = region.most_taken.load(Relaxed) > KEPT_SLOTS;
+            if region.is_temporary {
+                if was_crowded || newest.iter().filter(|other| other.is_empty()).count() > 1 {
+                    newest.unmap(region);
+                }
+            } else if was_crowded {
+                region.renew();
+            }
+        }
     }
 
     fn bits(&self) -> &'static SlotBits {
