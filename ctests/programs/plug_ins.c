@@ -5,6 +5,7 @@
  */
 #include "jobs.h"
 #include <dlfcn.h>
+#include <link.h>
 #include <stdatomic.h>
 #include <time.h>
 
@@ -114,6 +115,37 @@ CASE(a_constructor_may_fork, EVERYWHERE,
      "In a child that the constructor of a plug-in has forked jobs run")
 {
     for_each_plug_in(load_and_fork);
+}
+
+/* ---- a callback of dl_iterate_phdr(), which holds the lock of the loader's list ---- */
+
+static int wait_for_both(struct dl_phdr_info *info, size_t size, void *forks)
+{
+    (void)info;
+    (void)size;
+    wait_for_a_job();
+    on_new_thread((void *(*)(void *))forks, NULL);
+    return 1;
+}
+
+static void *forks(void *unused)
+{
+    int status;
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(0);
+    CHECK_INT(waitpid(pid, &status, 0), pid);
+    CHECK_INT(status, 0);
+    return unused;
+}
+
+CASE(a_callback_of_the_loader_may_wait_for_a_job, EVERYWHERE,
+     "A callback of dl_iterate_phdr() may wait for threads that start their first job, and fork")
+{
+    alarm(20);
+    dl_iterate_phdr(wait_for_both, forks);
+    runs_a_job(NULL);
 }
 
 /* ---- a constructor that takes long ---- */

@@ -31,6 +31,7 @@ pub fn constructors(openssl: &'static Openssl) -> Vec<Check> {
         "a_constructor_may_wait_for_a_job",
         "a_destructor_may_wait_for_a_job",
         "a_constructor_may_fork",
+        "a_callback_of_the_loader_may_wait_for_a_job",
         "a_slow_constructor_delays_nobody",
         "a_message_of_dlerror_stays",
     ];
