@@ -25,6 +25,7 @@
 //! finds it relocated, initialises it, and stores 12. From then on jobs compare equal numbers.
 
 use std::cell::UnsafeCell;
+use std::ffi::c_void;
 use std::mem;
 use std::ops::ControlFlow;
 use std::ptr;
@@ -53,6 +54,10 @@ const NEVER: u64 = u64::MAX;
 /// The discoverer: the thread that discovers or forks, as `pthread_self` names it, and which of
 /// the two it does; 0: none. Only this thread touches the candidates.
 static DISCOVERER: AtomicUsize = AtomicUsize::new(0);
+
+/// When it became that, in milliseconds of the monotonic clock; NEVER if there is none. Those who
+/// wait for a discoverer that is stuck wait a second together, not each.
+static SINCE_MS: AtomicU64 = AtomicU64::new(NEVER);
 
 /// What the discoverer does, in the lowest bit, which the name of a thread leaves free.
 const DISCOVERY: usize = 0;
@@ -110,10 +115,8 @@ pub fn discover() {
         return;
     }
     let count = loader::load_count();
-    if count != WALKED.load(Relaxed) || !loader::is_load_count_known() {
-        walk(count);
-    }
-    let mut all_ready = true;
+    let is_due = count != WALKED.load(Relaxed) || !loader::is_load_count_known();
+    let mut all_ready = !is_due || walk(count, LIST_PATIENCE_MS);
     for index in 0..CAPACITY {
         // SAFETY: this thread is the discoverer. The candidate is taken out before libcrypto's
         // initialisation, which may call back into this library.
@@ -138,26 +141,36 @@ pub fn poll() {
     }
 }
 
-/// Makes the calling thread the discoverer. False if another one is for longer than that, or if
+/// Makes the calling thread the discoverer. False if another one is it for longer than that, or if
 /// this thread is already: libcrypto's initialisation has called the program, which starts a job.
 fn lock_discovery(purpose: usize, patience_ms: u64) -> bool {
-    let deadline = now_ms() + patience_ms;
-    let this_thread = this_thread();
+    let (this_thread, called_ms) = (this_thread(), now_ms());
     loop {
         match DISCOVERER.compare_exchange(0, this_thread | purpose, Acquire, Relaxed) {
-            Ok(_) => return true,
-            Err(other) if other & !FORK == this_thread || now_ms() >= deadline => return false,
+            Ok(_) => {
+                SINCE_MS.store(now_ms(), Relaxed);
+                return true;
+            }
+            Err(other) if other & !FORK == this_thread => return false,
+            Err(_) if now_ms() >= SINCE_MS.load(Relaxed).min(called_ms) + patience_ms => {
+                return false;
+            }
             Err(_) => thread::yield_now(),
         }
     }
 }
 
 fn unlock_discovery() {
+    SINCE_MS.store(NEVER, Relaxed);
     DISCOVERER.store(0, Release);
 }
 
-/// Walks through the loader's list and makes a new list of candidates. By the discoverer.
-fn walk(count: u64) {
+/// How long a call waits for the loader's list, in milliseconds. It tries again at the next call.
+const LIST_PATIENCE_MS: u64 = 20;
+
+/// Walks through the loader's list and makes a new list of candidates; false if the list is locked
+/// for longer than that. By the discoverer.
+fn walk(count: u64, patience_ms: u64) -> bool {
     let here = walk as *const () as usize;
     let weak = Symbols::weak();
     let mut weak_is_listed = false;
@@ -175,7 +188,7 @@ fn walk(count: u64) {
             });
         }
     };
-    loader::for_each_object(|object| {
+    let is_walked = loader::try_for_each_object(patience_ms, |object| {
         let has_jobs = object
             .symbol(c"ASYNC_start_job", SymbolType::Function)
             .is_some();
@@ -194,12 +207,16 @@ fn walk(count: u64) {
         }
         ControlFlow::Continue(())
     });
+    if is_walked.is_none() {
+        return false;
+    }
     if !weak_is_listed {
         add(weak, Lifetime::Permanent); // linked statically
     }
     // SAFETY: this thread is the discoverer.
     unsafe { *CANDIDATES.0.get() = found };
     WALKED.store(count, Relaxed);
+    true
 }
 
 impl Candidate {
@@ -236,7 +253,7 @@ fn is_pinned(identity: usize) -> bool {
             .compare_exchange(0, identity, Acquire, Relaxed)
             .is_ok()
     {
-        if !spawn_with_signals_blocked(move || pin(identity)) {
+        if !start_pinning(identity) {
             PINNING.store(0, Relaxed);
             return false;
         }
@@ -251,12 +268,12 @@ fn is_pinned(identity: usize) -> bool {
 
 /// Has the object that an address lies in stay loaded. Waits for the loader.
 fn pin(identity: usize) {
-    // SAFETY: `dladdr` takes any address and fills in a local variable; RTLD_NOLOAD loads
-    // nothing. The object may have been replaced meanwhile: that shows in the symbol's address.
-    unsafe {
-        let mut info = mem::zeroed::<libc::Dl_info>();
-        if libc::dladdr(ptr::with_exposed_provenance(identity), &mut info) != 0 {
-            let object = libc::dlopen(info.dli_fname, libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+    let mut name = [0; libc::PATH_MAX as usize];
+    if loader::copy_file_name(identity, &mut name) {
+        // SAFETY: the name is a C string; RTLD_NOLOAD loads nothing. The object may have been
+        // replaced meanwhile: that shows in the symbol's address.
+        unsafe {
+            let object = libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
             let names = [c"ERR_new", c"ERR_put_error"];
             let is_it =
                 |name: &std::ffi::CStr| libc::dlsym(object, name.as_ptr()).addr() == identity;
@@ -275,16 +292,27 @@ fn pin(identity: usize) {
     PINNING.store(0, Release);
 }
 
-/// Runs `f` in a thread that handles no signal of the program. False if there can be no thread.
-fn spawn_with_signals_blocked(f: impl FnOnce() + Send + 'static) -> bool {
-    // SAFETY: both sets are local variables; the mask of this thread is restored.
+/// Pins in a new thread, which handles no signal of the program. False if there can be none. Not
+/// by std::thread: to make one, that calls `dlsym` and registers a destructor of the calling
+/// thread, and the C library waits for the loader in both.
+fn start_pinning(identity: usize) -> bool {
+    extern "C" fn run(identity: *mut c_void) -> *mut c_void {
+        // SAFETY: the function has no conditions for a thread that nobody joins.
+        unsafe { libc::pthread_detach(libc::pthread_self()) };
+        pin(identity.expose_provenance());
+        ptr::null_mut()
+    }
+    // SAFETY: both sets and the thread's name are local variables; the mask of this thread is
+    // restored.
     unsafe {
         let (mut all, mut before) = (mem::zeroed(), mem::zeroed());
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let is_spawned = thread::Builder::new().spawn(f).is_ok();
+        let mut thread = 0;
+        let argument = ptr::with_exposed_provenance_mut(identity);
+        let is_made = libc::pthread_create(&mut thread, ptr::null(), run, argument) == 0;
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
-        is_spawned
+        is_made
     }
 }
 
@@ -296,17 +324,21 @@ pub fn before_fork() {
     if lock_discovery(FORK, PATIENCE_MS) {
         let count = loader::load_count();
         if count != WALKED.load(Relaxed) && DISCOVERED.load(Relaxed) != count {
-            walk(count);
+            walk(count, PATIENCE_MS); // the child could not look itself
         }
     }
 }
 
 pub fn after_fork_in_parent() {
-    let _ = DISCOVERER.compare_exchange(this_thread() | FORK, 0, Release, Relaxed);
+    if DISCOVERER.load(Relaxed) == this_thread() | FORK {
+        unlock_discovery();
+    }
 }
 
 pub fn after_fork_in_child() {
-    let is_list_whole = DISCOVERER.load(Relaxed) == this_thread() | FORK;
+    // A hook of libcrypto's initialisation may fork: this thread goes on discovering then.
+    let discoverer = DISCOVERER.load(Relaxed);
+    let is_list_whole = discoverer & !FORK == this_thread();
     // SAFETY: this is the only thread.
     for place in unsafe { &mut *CANDIDATES.0.get() } {
         // What is not relocated now never will be: the thread that loads it is not here.
@@ -317,5 +349,7 @@ pub fn after_fork_in_child() {
     // What the child loads itself changes the count, and proves that the list is not locked.
     WALKED.store(loader::load_count(), Relaxed);
     PINNING.store(0, Relaxed);
-    DISCOVERER.store(0, Relaxed);
+    if discoverer != this_thread() | DISCOVERY {
+        unlock_discovery();
+    }
 }

@@ -247,9 +247,11 @@ pub type InitThread = unsafe extern "C" fn(max_size: usize, init_size: usize) ->
 /// What lies there is not unloaded meanwhile.
 pub unsafe fn init_thread_of(caller: usize) -> Option<InitThread> {
     let here = init_thread_of as *const () as usize;
-    let look_up = |object: &Object| match object.contains(here) {
-        true => None, // a program that is linked statically
-        false => object.symbol(c"ASYNC_init_thread", SymbolType::Function),
+    // A program that is linked statically has this function, one that wraps the ASYNC functions
+    // its own: neither is a libcrypto.
+    let look_up = |object: &Object| {
+        let is_libcrypto = !object.contains(here) && Symbols::of(object).identity().is_some();
+        is_libcrypto.then(|| object.symbol(c"ASYNC_init_thread", SymbolType::Function))?
     };
     // SAFETY: the caller's promise; the function of that name has this type.
     unsafe {

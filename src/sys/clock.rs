@@ -15,3 +15,17 @@ pub fn now_ms() -> u64 {
         now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
     }
 }
+
+/// The real time that it will be that many milliseconds from now, as pthread_mutex_timedlock wants
+/// it.
+pub fn real_time_in(ms: u64) -> libc::timespec {
+    // SAFETY: the kernel writes the one argument that is a pointer, a local variable.
+    unsafe {
+        let mut time = std::mem::zeroed::<libc::timespec>();
+        libc::clock_gettime(libc::CLOCK_REALTIME, &mut time);
+        let nanoseconds = time.tv_nsec as u64 + ms % 1000 * 1_000_000;
+        time.tv_sec += (ms / 1000 + nanoseconds / 1_000_000_000) as libc::time_t;
+        time.tv_nsec = (nanoseconds % 1_000_000_000) as _;
+        time
+    }
+}

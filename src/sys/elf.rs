@@ -12,6 +12,8 @@ use std::slice;
 pub struct Object {
     /// What is added to the addresses in the file; wraps around where it is loaded lower.
     bias: usize,
+    /// The name of its file; NULL if it is not known.
+    file_name: *const c_char,
     /// From its first segment to the end of its last one.
     addresses: Range<usize>,
     /// Its dynamic section, `Elf64_Dyn`s that end with a null one; NULL if it has none.
@@ -47,14 +49,16 @@ struct Tables {
 
 impl Object {
     /// # Safety
-    /// The program headers describe an object that is loaded at `bias`.
-    pub unsafe fn new(bias: usize, headers: &[libc::Elf64_Phdr]) -> Self {
+    /// The program headers describe an object that is loaded at `bias`; the name is a C string
+    /// that lives as long as this description.
+    pub unsafe fn new(bias: usize, file_name: *const c_char, headers: &[libc::Elf64_Phdr]) -> Self {
         let segments = headers.iter().filter(|h| h.p_type == libc::PT_LOAD);
         let start = segments.clone().map(|h| h.p_vaddr as usize).min();
         let end = segments.map(|h| (h.p_vaddr + h.p_memsz) as usize).max();
         let dynamic = headers.iter().find(|h| h.p_type == libc::PT_DYNAMIC);
         Self {
             bias,
+            file_name,
             addresses: bias.wrapping_add(start.unwrap_or(0))..bias.wrapping_add(end.unwrap_or(0)),
             dynamic: dynamic.map_or(ptr::null(), |header| {
                 ptr::with_exposed_provenance(bias.wrapping_add(header.p_vaddr as usize))
@@ -71,9 +75,15 @@ impl Object {
     ) -> Self {
         Self {
             bias,
+            file_name: ptr::null(),
             addresses,
             dynamic,
         }
+    }
+
+    pub fn file_name(&self) -> Option<&CStr> {
+        // SAFETY: it lives as long as this description.
+        (!self.file_name.is_null()).then(|| unsafe { CStr::from_ptr(self.file_name) })
     }
 
     pub fn contains(&self, address: usize) -> bool {

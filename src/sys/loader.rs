@@ -2,8 +2,8 @@
 //!
 //! glibc has two locks. One is held through a whole `dlopen` or `dlclose`, while constructors
 //! and destructors run; whoever asks `dladdr`, `dlsym` or `dlopen` waits for it, so nothing here
-//! does. The other guards the list of objects while a node is linked or unlinked;
-//! [`for_each_object`] takes it. The first may be held for long, by a constructor that waits for
+//! does. The other guards the list of objects while a node is linked or unlinked, and while a
+//! program's `dl_iterate_phdr` runs its callback; [`try_for_each_object`] waits for it a moment. The first may be held for long, by a constructor that waits for
 //! the very thread that asks. In a forked child glibc (2.36) renews the first lock but not the
 //! second, so a child walks the list only after it has itself loaded something: that proves that
 //! the lock is free.
@@ -18,11 +18,12 @@
 //! ```
 //!
 //! That place is believed because it has the right value behind a recursive lock, and only as
-//! long as it has the right value at every walk. Where it can't be found (another C library, a
+//! long as it has the right value at every walk. The lock of the list is one of those: the one that
+//! a thread holds once more while it walks. Where the count can't be found (another C library, a
 //! static program), [`load_count`] is 0 for ever, and the callers walk now and then, in a child as
 //! well: musl's `fork` waits for the list, and a static program hardly loads anything.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::mem;
 use std::ops::ControlFlow;
 use std::ptr;
@@ -32,11 +33,15 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed},
 };
 
+use crate::sys::clock::real_time_in;
 use crate::sys::elf::{Object, SymbolType};
 
 /// Where the loader counts the objects that it has ever loaded, or [`UNKNOWN`].
 static LOAD_COUNT: AtomicPtr<AtomicU64> = AtomicPtr::new((&raw const UNKNOWN).cast_mut());
 static UNKNOWN: AtomicU64 = AtomicU64::new(0);
+
+/// The lock of the loader's list, or NULL where it is not known.
+static LIST_LOCK: AtomicPtr<libc::pthread_mutex_t> = AtomicPtr::new(ptr::null_mut());
 
 /// glibc's function that tells which object an address lies in (2.35 and later), or NULL. It
 /// takes no lock, and knows an object from the end of its relocation to the end of its
@@ -84,6 +89,9 @@ pub fn on_load() {
         if let Some(word) = find_load_count(words, count) {
             LOAD_COUNT.store(ptr::from_ref(word).cast_mut(), Relaxed);
         }
+        if let Some(lock) = find_list_lock(words) {
+            LIST_LOCK.store(ptr::from_ref(lock).cast_mut().cast(), Relaxed);
+        }
     }
     if let Some((function, _)) = find_object {
         FIND_OBJECT.store(ptr::with_exposed_provenance_mut(function), Relaxed);
@@ -105,6 +113,57 @@ fn find_load_count(words: &'static [AtomicU64], count: u64) -> Option<&'static A
     let place = (mutex_words..words.len())
         .find(|&place| words[place].load(Relaxed) == count && is_behind_lock(place))?;
     Some(&words[place])
+}
+
+/// The recursive mutex that this thread holds once more while it walks the list.
+fn find_list_lock(words: &'static [AtomicU64]) -> Option<&'static AtomicU64> {
+    // glibc's `pthread_mutex_t` on 64-bit processors, little-endian: lock, count | owner, users |
+    // kind.
+    let holds = |place: usize| {
+        let [lock, owner, kind] = [0, 1, 2].map(|word| words[place + word].load(Relaxed));
+        // SAFETY: the function has no conditions.
+        let is_held = lock as u32 != 0 && owner as u32 == unsafe { libc::gettid() } as u32;
+        let is_recursive = kind as u32 == libc::PTHREAD_MUTEX_RECURSIVE as u32;
+        match is_held && is_recursive {
+            true => lock >> 32,
+            false => 0,
+        }
+    };
+    let places = 0..words.len() - 2;
+    let mut during = [(usize::MAX, 0); 4]; // there are two or three such locks
+    for_each_object(|_| {
+        let held = places.clone().map(|place| (place, holds(place)));
+        for (to, it) in during.iter_mut().zip(held.filter(|it| it.1 > 0)) {
+            *to = it;
+        }
+        ControlFlow::Break(())
+    });
+    let mut during = during.iter().filter(|it| it.0 != usize::MAX);
+    let (place, _) = during.find(|(place, held)| holds(*place) + 1 == *held)?;
+    Some(&words[*place])
+}
+
+/// [`for_each_object`], unless another thread has the lock of the list for longer than that: a
+/// callback of the program may hold it, and wait for this very thread. Else it is held for
+/// microseconds, while an object is linked or unlinked.
+pub fn try_for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(
+    patience_ms: u64,
+    each: F,
+) -> Option<u64> {
+    let lock = LIST_LOCK.load(Relaxed);
+    if lock.is_null() {
+        return Some(for_each_object(each));
+    }
+    // SAFETY: it is the loader's mutex, which is never destroyed; the deadline is a valid time.
+    unsafe {
+        let deadline = real_time_in(patience_ms);
+        if libc::pthread_mutex_timedlock(lock, &deadline) != 0 {
+            return None;
+        }
+        let count = for_each_object(each);
+        libc::pthread_mutex_unlock(lock);
+        Some(count)
+    }
 }
 
 /// A plug-in that has the static library in it does not itself ask never to be unloaded.
@@ -153,7 +212,7 @@ pub fn for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(each: F) -> u64 {
                 LOAD_COUNT.store((&raw const UNKNOWN).cast_mut(), Relaxed);
             }
             let headers = slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into());
-            let object = Object::new(info.dlpi_addr as usize, headers);
+            let object = Object::new(info.dlpi_addr as usize, info.dlpi_name, headers);
             (walk.each)(&object).is_break().into()
         }
     }
@@ -161,6 +220,26 @@ pub fn for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(each: F) -> u64 {
     // SAFETY: `show` gets the walk that it is made for.
     unsafe { libc::dl_iterate_phdr(Some(show::<F>), (&raw mut walk).cast()) };
     walk.count
+}
+
+/// Copies the name of the file of the object that an address lies in. (What `dladdr` points to is
+/// freed with the object.) False if there is no object, or the name is too long.
+pub fn copy_file_name(address: usize, to: &mut [c_char]) -> bool {
+    let mut is_copied = false;
+    for_each_object(|object| {
+        if !object.contains(address) {
+            return ControlFlow::Continue(());
+        }
+        if let Some(name) = object.file_name() {
+            let name = name.to_bytes_with_nul();
+            is_copied = name.len() <= to.len();
+            for (to, &byte) in to.iter_mut().zip(name) {
+                *to = byte as c_char;
+            }
+        }
+        ControlFlow::Break(())
+    });
+    is_copied
 }
 
 /// Whether the object that an address lies in is relocated: a `dlopen` that is under way has

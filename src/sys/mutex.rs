@@ -27,7 +27,7 @@ use std::sync::atomic::{
 };
 use std::thread;
 
-use crate::sys::clock::{PATIENCE_MS, now_ms};
+use crate::sys::clock::{PATIENCE_MS, now_ms, real_time_in};
 
 /// Many enough that two threads at work on different things rarely meet.
 const STRIPE_COUNT: usize = 64;
@@ -167,13 +167,7 @@ pub fn before_fork() {
         thread::yield_now();
     }
     ANNOUNCED_MS.store(now_ms(), SeqCst);
-    // SAFETY: the kernel writes the one argument that is a pointer, a local variable.
-    let deadline = unsafe {
-        let mut now = std::mem::zeroed::<libc::timespec>();
-        libc::clock_gettime(libc::CLOCK_REALTIME, &mut now);
-        now.tv_sec += (PATIENCE_MS / 1000) as libc::time_t;
-        now
-    };
+    let deadline = real_time_in(PATIENCE_MS);
     STRIPES.iter().for_each(|stripe| stripe.drain(&deadline));
 }
 
