@@ -4,6 +4,7 @@
  */
 #include "every_call.h"
 #include "stepping.h"
+#include <sched.h>
 #include <sys/time.h>
 #include <time.h>
 
@@ -346,4 +347,59 @@ CASE(samples_of_busy_threads, EVERYWHERE | STEPS,
             samples, samples_in_library, samples_in_jobs, ends, wrong);
     CHECK(samples > 100);
     CHECK_INT(wrong, 0);
+}
+
+/* ---- cancellation ---- */
+
+static volatile int computing, cleaned;
+
+static void note_cleanup(void *arg)
+{
+    (void)arg;
+    cleaned++;
+}
+
+/* Calls nothing, so that it may be cancelled at any instruction. */
+static int computes_for_ever(void *arg)
+{
+    (void)arg;
+    pthread_cleanup_push(note_cleanup, NULL);
+    CHECK_INT(pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL), 0);
+    while (computing < 1000 * 1000 * 1000)
+        computing = 1;
+    pthread_cleanup_pop(0);
+    return 5;
+}
+
+static void *starts_it(void *arg)
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+    ASYNC_JOB *job = NULL;
+    int ret;
+
+    pthread_cleanup_push(note_cleanup, NULL);
+    start_pausing_job(&job, ctx, &ret, 0, 5); /* the next one comes from the pool */
+    ASYNC_start_job(&job, ctx, &ret, computes_for_ever, NULL, 0);
+    pthread_cleanup_pop(0);
+    return arg;
+}
+
+/* NOT_ON_...: AddressSanitizer and ThreadSanitizer do not follow a thread that ends in a job. */
+CASE(asynchronous_cancellation_of_a_job, EVERYWHERE | NOT_ON_ASAN | NOT_ON_TSAN,
+     "A job that only computes may be cancelled at any instruction: its cleanup handlers run, and "
+     "those of its thread")
+{
+    for (int round = 0; round < 20; round++) {
+        pthread_t thread;
+        void *result;
+
+        computing = cleaned = 0;
+        CHECK_INT(pthread_create(&thread, NULL, starts_it, NULL), 0);
+        while (!computing)
+            sched_yield();
+        CHECK_INT(pthread_cancel(thread), 0);
+        CHECK_INT(pthread_join(thread, &result), 0);
+        CHECK(result == PTHREAD_CANCELED);
+        CHECK_INT(cleaned, 2);
+    }
 }

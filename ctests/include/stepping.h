@@ -186,7 +186,7 @@ struct step_counts {
     long in_library;
     long ends;      /* walks that ended in code without unwind information */
     long switches;  /* of the stack */
-    long wrong, crashes, elsewhere; /* `elsewhere`: wrong ones at instructions outside the library */
+    long wrong, crashes, elsewhere; /* `elsewhere`: wrong at instructions outside the library */
 };
 static struct step_counts counts;
 static const uintptr_t *free_registers; /* what call_free() keeps in them */

@@ -9,6 +9,7 @@ mod exports;
 mod faults;
 mod fuzz;
 mod gdb;
+mod handlers;
 mod headers;
 mod install;
 mod layers;
@@ -39,6 +40,7 @@ fn main() {
     trials.extend(cost::trials());
     trials.extend(sanitizer_bugs::trials());
     trials.extend(gdb::trials());
+    trials.extend(handlers::trials());
     trials.extend(valgrind::trials());
     trials.extend(plain_switch::trials(&of_chapters));
     trials.extend(unwinding::trials(&of_chapters));
