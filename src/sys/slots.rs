@@ -318,6 +318,23 @@ impl Region {
         self.slots_taken.load(Relaxed) == 0
     }
 
+    /// Gives back the pages of a word's 64 slots if none of them is taken, so that one slot in use
+    /// does not keep the memory of a whole region. Under the pool's mutex.
+    fn discard_if_free(&self, word: usize) {
+        if self.bits[word].taken.load(Relaxed) != 0 {
+            return;
+        }
+        let (first, behind) = (word * 64, (word * 64 + 64).min(self.slots));
+        let start = self.pages_from(first).start;
+        let end = self.slot_addresses().start + behind * self.slot_bytes;
+        let bytes = (end / page_bytes() * page_bytes()).saturating_sub(start);
+        // SAFETY: nobody has one of these slots; who reads there finds zeros from now on.
+        unsafe {
+            let pages = ptr::with_exposed_provenance_mut(start);
+            libc::madvise(pages, bytes, libc::MADV_DONTNEED);
+        }
+    }
+
     /// Gives back the pages of the slots and their page tables: maps the slots anew in the same
     /// place. Nobody has one of them. Under the pool's mutex.
     fn renew(&self) {
@@ -428,6 +445,8 @@ impl Slot {
             } else if was_crowded {
                 region.renew();
             }
+        } else if region.pool.content == Content::Objects {
+            region.discard_if_free(self.index / 64);
         }
     }
 
