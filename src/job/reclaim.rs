@@ -25,7 +25,7 @@ const PERIOD_MS: u64 = 10_000;
 /// The most jobs that one step trims, so that no call takes much longer than others.
 const STEP_JOBS: usize = 16;
 
-/// Which jobs of a pool are to be trimmed.
+/// Which jobs of a pool are to be trimmed; zeroed memory is a valid value.
 pub struct Reclaim {
     /// The topmost job that has not been popped in this period; None: all were.
     low_water: Cell<Option<JobRef>>,
@@ -36,14 +36,6 @@ pub struct Reclaim {
 }
 
 impl Reclaim {
-    pub const fn new() -> Self {
-        Self {
-            low_water: Cell::new(None),
-            cursor: Cell::new(None),
-            period_began_ms: Cell::new(0),
-        }
-    }
-
     /// `job` is popped; `below` is the next one.
     #[inline(always)]
     pub fn on_pop(&self, job: JobRef, below: Option<JobRef>) {
