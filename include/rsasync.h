@@ -72,7 +72,7 @@ void RSASYNC_get_stats(struct rsasync_stats *stats, size_t size);
  * holds for stacks from the default functions of ASYNC_get_mem_functions(), in memory that is
  * not locked.
  *
- * @return the bytes of memory that the system got back, without those that were locked; of
+ * @return the bytes of memory that the system got back, without what is locked and stays; of
  *         stacks from a program's own function, the sizes of what its other function took back
  */
 size_t RSASYNC_trim_thread(void);

@@ -86,7 +86,7 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
 /// holds for stacks from the default functions of ASYNC_get_mem_functions(), in memory that is
 /// not locked.
 ///
-/// @return the bytes of memory that the system got back, without those that were locked; of
+/// @return the bytes of memory that the system got back, without what is locked and stays; of
 ///         stacks from a program's own function, the sizes of what its other function took back
 #[unsafe(no_mangle)]
 pub extern "C" fn RSASYNC_trim_thread() -> usize {
