@@ -67,8 +67,8 @@ void RSASYNC_get_stats(struct rsasync_stats *stats, size_t size);
  * Without this call idle jobs keep their stacks until ASYNC_cleanup_thread(), ASYNC_init_thread()
  * or the thread's end, but what those have touched goes back, by this rule. Whenever 256 jobs
  * of a thread have finished, it looks how many of its idle jobs it has not needed for a period
- * of at least ten seconds. With each job that finishes from then on, one of those comes down
- * to one page (4 KiB, mostly). A thread whose jobs don't finish gives nothing back. The rule
+ * of at least ten seconds. With each job that finishes from then on, on
+ * average, one of those comes down to one page (4 KiB, mostly). A thread whose jobs don't finish gives nothing back. The rule
  * holds for stacks from the default functions of ASYNC_get_mem_functions(), in memory that is
  * not locked.
  *

@@ -74,7 +74,7 @@ impl Pool {
         }
     }
 
-    /// Trims what was due to be trimmed.
+    /// One step of the trimming; at [`Due::Period`] also the end of the period, if it was long enough.
     #[cold]
     pub fn reclaim(&self, due: Due) {
         self.reclaim.step();

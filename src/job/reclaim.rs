@@ -62,8 +62,8 @@ impl Reclaim {
         }
     }
 
-    /// Ends the period if it has been long enough. What was not needed in it is to be trimmed,
-    /// unless the last such crowd is not done yet.
+    /// Ends the period if it has been long enough. What was not used in it is to be trimmed; if an
+    /// earlier trimming still goes on, a later period finds those jobs again.
     pub fn end_period(&self, top: Option<JobRef>) {
         let now_ms = clock::now_ms();
         if now_ms.wrapping_sub(self.period_began_ms.get()) >= PERIOD_MS {
