@@ -57,6 +57,13 @@ pub enum Event {
         fd: i32,
         data: usize,
     },
+    /// What a signal handler was told. The callback is there if its code is 1, with its argument.
+    Handler {
+        current: Job,
+        wait_ctx: Ctx,
+        callback: (i32, Option<usize>),
+        status: i32,
+    },
     /// What a cleanup routine read in its context: the descriptor that it is called for, and all.
     CalledBack {
         code: i32,

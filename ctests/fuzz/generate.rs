@@ -88,9 +88,11 @@ fn op(inputs: Inputs) -> BoxedStrategy<Op> {
         1 => Just(Op::EndThread),
         3 => (var(), var()).prop_map(|(from, to)| Op::Copy { from, to }),
         4 => var().prop_map(|to| Op::GetCurrentJob { to }),
-        2 => (0..12_usize, var()).prop_map(|(job, to)| Op::HandleOf { job, to }),
+        4 => (0..12_usize, var()).prop_map(|(job, to)| Op::HandleOf { job, to }),
         2 => var().prop_map(|var| Op::SetNull { var }),
-        4 => var().prop_map(|var| Op::GetWaitCtx { var }),
+        6 => var().prop_map(|var| Op::GetWaitCtx { var }),
+        3 => (var(), 0..CONTEXTS, -1..5_i32).prop_map(
+            |(var, ctx, status)| Op::InHandler { var, ctx, status }),
     ];
     let contexts = prop_oneof![
         10 => (0..CONTEXTS).prop_map(Op::NewCtx),
@@ -120,5 +122,7 @@ fn op(inputs: Inputs) -> BoxedStrategy<Op> {
         3 => Just(Op::GetMask),
         1 => Just(Op::ThreadStop),
     ];
-    prop_oneof![10 => jobs, 9 => contexts, 2 => others].boxed()
+    // These take thousands of times as long as other steps.
+    let slow = prop_oneof![1 => Just(Op::ForkAtOnce), 3 => Just(Op::PlugIn)];
+    prop_oneof![1000 => jobs, 900 => contexts, 200 => others, 4 => slow].boxed()
 }

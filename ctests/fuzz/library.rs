@@ -20,6 +20,7 @@ pub struct Functions {
     /// Addresses of the global library context and two others; zeros before 3.0.
     pub lib_ctxs: [usize; LIB_CTXS as usize],
     pub features: Features,
+    pub is_rsasync: bool,
 }
 
 /// What depends on the version of libcrypto.
@@ -66,6 +67,7 @@ impl Functions {
                 callbacks: callbacks.is_some(),
                 lib_ctxs: defaults.is_some(),
             };
+            let is_rsasync = library.get::<Pointer>(b"RSASYNC_version").is_ok();
             let functions = Self {
                 jobs: Async::find(&library)?,
                 callbacks,
@@ -73,6 +75,7 @@ impl Functions {
                 set_lib_ctx: defaults.map(|defaults| defaults.set),
                 lib_ctxs,
                 features,
+                is_rsasync,
             };
             // The functions are used until the process ends: the libraries stay loaded.
             std::mem::forget((crypto, library));

@@ -15,6 +15,8 @@ pub const THREADS: u8 = 3;
 /// Number of library contexts: the global one and two others.
 pub const LIB_CTXS: u8 = 3;
 pub const ROUNDING_MODES: u8 = 4;
+/// How many children the threads of `ForkAtOnce` have in all.
+pub const FORKS: i32 = 6;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
@@ -54,7 +56,8 @@ pub enum Op {
     GetCurrentJob {
         to: u8,
     },
-    /// The variable gets the handle of a job, by the number of its start in the program.
+    /// The variable gets the handle of a job, by the number of its start in the program. The job
+    /// may have finished, and its handle be stale.
     HandleOf {
         job: usize,
         to: u8,
@@ -65,6 +68,18 @@ pub enum Op {
     GetWaitCtx {
         var: u8,
     },
+    /// A signal handler makes the five calls that it may make: it asks for the current job, for the
+    /// wait context of the handle, for the callback of `ctx`, and sets and reads its status.
+    InHandler {
+        var: u8,
+        ctx: u8,
+        status: i32,
+    },
+    /// Two threads fork at once, each with a paused job, while a third one uses jobs.
+    ForkAtOnce,
+    /// An object is loaded and unloaded. Its constructor and its destructor start a job each, and
+    /// wait for a thread that does.
+    PlugIn,
 
     NewCtx(u8),
     FreeCtx(CtxArg),

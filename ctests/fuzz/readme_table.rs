@@ -12,6 +12,7 @@ pub enum Row {
     FreedContext,
     CallsBack,
     FreedTwice,
+    StaleHandle,
     WaitCtxOfNull,
     CleanupWithJobs,
     InitAgain,
@@ -21,11 +22,12 @@ pub enum Row {
     BlockLeftOpen,
     Rounding,
     SignalMask,
+    Fork,
     ThreadStop,
     PauseFirst,
 }
 
-pub const ROWS: [Row; 19] = [
+pub const ROWS: [Row; 21] = [
     Row::Nested,
     Row::OtherThread,
     Row::NotPaused,
@@ -34,6 +36,7 @@ pub const ROWS: [Row; 19] = [
     Row::FreedContext,
     Row::CallsBack,
     Row::FreedTwice,
+    Row::StaleHandle,
     Row::WaitCtxOfNull,
     Row::CleanupWithJobs,
     Row::InitAgain,
@@ -43,6 +46,7 @@ pub const ROWS: [Row; 19] = [
     Row::BlockLeftOpen,
     Row::Rounding,
     Row::SignalMask,
+    Row::Fork,
     Row::ThreadStop,
     Row::PauseFirst,
 ];
@@ -61,6 +65,7 @@ impl Row {
             Self::FreedContext => "a wait context is freed, its job is paused",
             Self::CallsBack => "a cleanup routine calls back into the context that is freed",
             Self::FreedTwice => "a wait context is freed twice",
+            Self::StaleHandle => "the handle of a job that has finished",
             Self::WaitCtxOfNull => "`ASYNC_get_wait_ctx(NULL)`",
             Self::CleanupWithJobs => "`ASYNC_cleanup_thread()` in a job, or with jobs paused",
             Self::InitAgain => "`ASYNC_init_thread()` again",
@@ -70,6 +75,7 @@ impl Row {
             Self::BlockLeftOpen => "`ASYNC_block_pause()` left open when a job ends",
             Self::Rounding => "rounding mode, exception masks (x87, MXCSR)",
             Self::SignalMask => "signal mask",
+            Self::Fork => "`fork` while other threads use jobs",
             Self::ThreadStop => "`OPENSSL_thread_stop`",
             Self::PauseFirst => "`ASYNC_pause_job()` before any job was started",
         }

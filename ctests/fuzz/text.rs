@@ -88,6 +88,7 @@ fn is_in_range(op: &Op) -> bool {
         Op::Copy { from, to } => from < VARIABLES && to < VARIABLES,
         Op::GetCurrentJob { to } | Op::HandleOf { to, .. } => to < VARIABLES,
         Op::SetNull { var } | Op::GetWaitCtx { var } => var < VARIABLES,
+        Op::InHandler { var, ctx, .. } => var < VARIABLES && ctx < CONTEXTS,
         Op::NewCtx(ctx) => ctx < CONTEXTS,
         Op::FreeCtx(ctx)
         | Op::SetFd { ctx, .. }
@@ -110,6 +111,8 @@ fn is_in_range(op: &Op) -> bool {
         | Op::InitThread { .. }
         | Op::CleanupThread
         | Op::EndThread
+        | Op::ForkAtOnce
+        | Op::PlugIn
         | Op::GetLibCtx
         | Op::GetRounding
         | Op::SetMask(_)

@@ -6,7 +6,8 @@ use std::ptr;
 use harness::functions::Pointer;
 
 use super::run::{Passed, STEP, THREAD, Where, emit, interpret, with_run};
-use super::{ctx_name, emit_code, functions, job_name, null_if, pointer, thread_state, wait_ctxs};
+use super::{ctx_name, emit_code, functions, handlers, job_name, null_if, others};
+use super::{pointer, thread_state, wait_ctxs};
 use crate::event::{Event, Job, UNTOUCHED};
 use crate::library::Functions;
 use crate::program::{Args, CtxArg, Null, Op};
@@ -51,6 +52,12 @@ pub fn call(step: usize, op: Op) {
                 let ctx = (jobs.wait_ctx)(job_var(var));
                 emit(step, &Event::WaitCtx(ctx_name(ctx)));
             }
+            Op::InHandler { var, ctx, status } => handlers::in_handler(step, var, ctx, status),
+            Op::ForkAtOnce => {
+                let right = handlers::without_timer(others::fork_at_once);
+                emit_code(step, right);
+            }
+            Op::PlugIn => handlers::without_timer(|| others::load_plug_in(step)),
             Op::SetLibCtx(lib_ctx) => {
                 set_lib_ctx(step, functions().lib_ctxs[usize::from(lib_ctx)]);
             }
@@ -147,6 +154,7 @@ extern "C" fn job(args: Pointer) -> c_int {
         let passed = run.passed[usize::from(THREAD.get())].take();
         let number = run.handles.len();
         run.handles.push(handle);
+        handlers::publish(handle);
         if handle != 0 {
             run.last_jobs.insert(handle, number);
         }
@@ -203,7 +211,7 @@ fn current_job() -> Job {
     job_name(unsafe { (functions().jobs.current_job)() })
 }
 
-fn job_var(var: u8) -> Pointer {
+pub fn job_var(var: u8) -> Pointer {
     pointer(with_run(|run| run.job_vars[usize::from(var)]))
 }
 

@@ -7,6 +7,8 @@
 //! its trace and a line with a dot.
 
 mod calls;
+mod handlers;
+mod others;
 mod run;
 mod thread_state;
 mod trace;
@@ -50,6 +52,7 @@ pub fn serve(library: &Path, libcrypto: &Path) -> Result<(), String> {
         return Ok(()); // the answer has said why
     };
     assert!(FUNCTIONS.set(functions).is_ok());
+    others::announce_plug_in();
     let trace = Trace::new();
     let mut lines = String::new();
     for line in io::stdin().lock().lines() {
@@ -80,6 +83,7 @@ fn run_in_fork(steps: Vec<Step>, trace: &'static Trace) -> String {
         }));
         // SAFETY: alarm has no conditions.
         unsafe { libc::alarm(TIME_LIMIT_SECONDS) };
+        handlers::begin();
         run::run(steps, trace);
         // SAFETY: _exit has no conditions; it skips destructors, which belong to the parent.
         unsafe { libc::_exit(0) };

@@ -66,18 +66,18 @@ pub struct Thread {
 
 impl Model<'_> {
     pub fn start(&mut self, var: u8, ctx: CtxArg, args: Args, null: Null) -> Allowed<()> {
-        let handle = self.handle(var)?;
+        let handle = self.job_vars[usize::from(var)];
         let refusal = Event::Start {
             code: ERR,
             result: UNTOUCHED,
-            handle: self.name_of(handle),
+            handle: handle.map_or(Job::None, Job::J),
             current: self.current(),
         };
         if matches!(null, Null::First | Null::Second) {
             self.refuse_null(func::START_JOB, refusal);
             return Some(());
         }
-        let Some(object) = handle else {
+        let Some(job) = handle else {
             if null == Null::Third {
                 self.refuse_null(func::START_JOB, refusal);
                 return Some(());
@@ -86,18 +86,18 @@ impl Model<'_> {
             self.start_new(var, ctx, args);
             return Some(());
         };
-        let owner = self.objects[object].owner;
-        if owner != self.thread || self.objects[object].state != State::Paused {
-            self.reaches(if owner == self.thread {
-                Row::NotPaused
-            } else {
-                Row::OtherThread
-            });
-            self.event(refusal);
-            self.error(Reason::ShouldNotHaveBeenCalled, func::START_JOB);
-            return Some(());
-        }
-        self.resume(var, object);
+        let row = match self.live(job).map(|object| &self.objects[object]) {
+            None => Row::StaleHandle,
+            Some(object) if object.owner != self.thread => Row::OtherThread,
+            Some(object) if object.state != State::Paused => Row::NotPaused,
+            Some(_) => {
+                self.resume(var, self.jobs[job]);
+                return Some(());
+            }
+        };
+        self.reaches(row);
+        self.event(refusal);
+        self.error(Reason::ShouldNotHaveBeenCalled, func::START_JOB);
         Some(())
     }
 
@@ -106,12 +106,7 @@ impl Model<'_> {
         if args == Args::Bytes(0) {
             self.reaches(Row::EmptyArgs);
         }
-        self.this_thread().has_pool = true;
-        let taken = self.this_thread().pool.pop();
-        let Some(object) = taken.or_else(|| {
-            let this = &self.threads[self.thread];
-            (this.limit == 0 || this.made < this.limit).then(|| self.make())
-        }) else {
+        let Some(object) = self.take_idle() else {
             self.event(Event::Start {
                 code: NO_JOBS,
                 result: UNTOUCHED,
@@ -124,6 +119,25 @@ impl Model<'_> {
         self.jobs.push(object);
         self.objects[object].last_job = job;
         self.objects[object].ctx = ctx;
+        self.enter(var, object);
+        let args = match args {
+            Args::Bytes(0) | Args::Null(_) => "none",
+            Args::Bytes(_) => "copied",
+        };
+        self.event(Event::Enter {
+            job: Job::J(job),
+            args,
+        });
+    }
+
+    /// An object for a job to start: from the pool, or a new one. `None` at the limit.
+    fn take_idle(&mut self) -> Option<usize> {
+        self.this_thread().has_pool = true;
+        let taken = self.this_thread().pool.pop();
+        let object = taken.or_else(|| {
+            let this = &self.threads[self.thread];
+            (this.limit == 0 || this.made < this.limit).then(|| self.make())
+        })?;
         if let Some(made_with) = self.objects[object].made_with.take() {
             let this = &self.threads[self.thread];
             let (signal_blocked, rounding) = (this.signal_blocked, this.rounding);
@@ -134,15 +148,24 @@ impl Model<'_> {
                 self.reaches(Row::Rounding);
             }
         }
-        self.enter(var, object);
-        let args = match args {
-            Args::Bytes(0) | Args::Null(_) => "none",
-            Args::Bytes(_) => "copied",
-        };
-        self.event(Event::Enter {
-            job: Job::J(job),
-            args,
-        });
+        Some(object)
+    }
+
+    /// A constructor and a destructor start a job each, and a thread does that has finished when
+    /// they return. These jobs have no handles.
+    pub fn plug_in(&mut self) {
+        self.reach_nested();
+        for _ in 0..2 {
+            let code = match self.take_idle() {
+                Some(object) => {
+                    self.this_thread().pool.push(object);
+                    FINISH
+                }
+                None => NO_JOBS,
+            };
+            self.code(code);
+            self.code(1);
+        }
     }
 
     /// Makes an idle job object.
@@ -250,7 +273,7 @@ impl Model<'_> {
         let JobObject {
             var, start_step, ..
         } = self.objects[object];
-        self.job_vars[usize::from(var)] = handle;
+        self.job_vars[usize::from(var)] = handle.map(|object| self.objects[object].last_job);
         let event = Event::Start {
             code,
             result,
@@ -324,21 +347,45 @@ impl Model<'_> {
         })
     }
 
-    pub fn wait_ctx_of(&mut self, var: u8) -> Allowed<()> {
-        let handle = self.handle(var)?;
-        if handle.is_none() {
+    /// What `ASYNC_get_wait_ctx` returns for the handle in a variable.
+    pub fn wait_ctx_of(&mut self, var: u8) -> Ctx {
+        let Some(job) = self.job_vars[usize::from(var)] else {
             self.reaches(Row::WaitCtxOfNull);
-        }
-        let ctx = handle.and_then(|object| self.objects[object].ctx);
-        let name = match ctx {
+            return Ctx::None;
+        };
+        let Some(object) = self.live(job) else {
+            // libcrypto's object has none, either, until it is freed or serves another job.
+            let JobObject {
+                state, last_job, ..
+            } = self.objects[self.jobs[job]];
+            if state == State::Freed || last_job != job {
+                self.reaches(Row::StaleHandle);
+            }
+            return Ctx::None;
+        };
+        match self.objects[object].ctx {
             Some(ctx) if self.contexts[ctx].freed => {
                 self.reaches(Row::FreedContext);
                 Ctx::None
             }
             Some(ctx) => Ctx::C(self.contexts[ctx].variable),
             None => Ctx::None,
-        };
-        self.event(Event::WaitCtx(name));
+        }
+    }
+
+    /// A handler may use a context that exists; it is refused nothing, as a refusal queues an error.
+    pub fn in_handler(&mut self, var: u8, ctx: u8, status: i32) -> Allowed<()> {
+        self.features.callbacks.then_some(())?;
+        let ctx = self.ctx(CtxArg::C(ctx))??;
+        let wait_ctx = self.wait_ctx_of(var);
+        let callback = self.contexts[ctx].callback;
+        self.contexts[ctx].status = status;
+        self.event(Event::Handler {
+            current: self.current(),
+            wait_ctx,
+            callback: (callback.is_some().into(), callback.map(usize::from)),
+            status,
+        });
         Some(())
     }
 }

@@ -9,7 +9,7 @@ mod wait_ctxs;
 
 use crate::event::{Event, Job};
 use crate::library::Features;
-use crate::program::{CONTEXTS, CtxArg, Op, Step, THREADS, VARIABLES};
+use crate::program::{CONTEXTS, CtxArg, FORKS, Op, Step, THREADS, VARIABLES};
 use crate::readme_table::Row;
 use jobs::{JobObject, State, Thread};
 use wait_ctxs::WaitCtx;
@@ -29,7 +29,7 @@ pub struct Model<'a> {
     objects: Vec<JobObject>,
     /// The object of each job, in the order of their starts.
     jobs: Vec<usize>,
-    /// The variables for job handles: NULL, or an object.
+    /// The variables for job handles: NULL, or a job.
     job_vars: [Option<usize>; VARIABLES as usize],
     contexts: Vec<WaitCtx>,
     /// The variables for wait contexts: NULL, or a place in `contexts`.
@@ -196,12 +196,15 @@ impl<'a> Model<'a> {
         Some(ctx)
     }
 
-    /// The handle in a variable; an inner `None` is NULL.
-    fn handle(&self, var: u8) -> Allowed<Option<usize>> {
-        match self.job_vars[usize::from(var)] {
-            Some(object) if self.objects[object].state == State::Freed => None,
-            handle => Some(handle),
-        }
+    /// The object of a job that has been started and has not finished; for others the handle is
+    /// stale.
+    fn live(&self, job: usize) -> Option<usize> {
+        let object = self.jobs[job];
+        let JobObject {
+            state, last_job, ..
+        } = self.objects[object];
+        let is_live = last_job == job && matches!(state, State::Running | State::Paused);
+        is_live.then_some(object)
     }
 
     fn apply(&mut self, op: &Op) -> Allowed<()> {
@@ -214,7 +217,13 @@ impl<'a> Model<'a> {
         self.set_up |= matches!(
             op,
             // After a pause the executor asks for the current job, which sets libcrypto up.
-            Op::Start { .. } | Op::CleanupThread | Op::GetCurrentJob { .. } | Op::Block | Op::Pause
+            Op::Start { .. }
+                | Op::CleanupThread
+                | Op::GetCurrentJob { .. }
+                | Op::InHandler { .. }
+                | Op::PlugIn
+                | Op::Block
+                | Op::Pause
         );
         match *op {
             Op::Start {
@@ -245,13 +254,25 @@ impl<'a> Model<'a> {
             }
             Op::GetCurrentJob { to } => {
                 self.event(Event::Current(self.current()));
-                self.job_vars[usize::from(to)] = self.running();
+                let running = self.running();
+                self.job_vars[usize::from(to)] =
+                    running.map(|object| self.objects[object].last_job);
             }
             Op::HandleOf { job, to } => {
-                self.job_vars[usize::from(to)] = Some(*self.jobs.get(job)?);
+                (job < self.jobs.len()).then_some(())?;
+                self.job_vars[usize::from(to)] = Some(job);
             }
             Op::SetNull { var } => self.job_vars[usize::from(var)] = None,
-            Op::GetWaitCtx { var } => self.wait_ctx_of(var)?,
+            Op::GetWaitCtx { var } => {
+                let ctx = self.wait_ctx_of(var);
+                self.event(Event::WaitCtx(ctx));
+            }
+            Op::InHandler { var, ctx, status } => self.in_handler(var, ctx, status)?,
+            Op::ForkAtOnce => {
+                self.reaches(Row::Fork);
+                self.code(FORKS);
+            }
+            Op::PlugIn => self.plug_in(),
             Op::SetLibCtx(lib_ctx) => {
                 self.features.lib_ctxs.then_some(())?;
                 let before = std::mem::replace(&mut self.this_thread().lib_ctx, lib_ctx);

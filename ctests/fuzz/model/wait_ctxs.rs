@@ -13,8 +13,8 @@ pub struct WaitCtx {
     /// The newest last.
     entries: Vec<Entry>,
     /// The callback's argument; there is only one callback.
-    callback: Option<u8>,
-    status: i32,
+    pub callback: Option<u8>,
+    pub status: i32,
     /// The variable that it was made for, which names it in events.
     pub variable: u8,
 }
