@@ -762,22 +762,20 @@ static void *works_again_and_again(void *worker)
 }
 
 CASE(polling_threads_may_keep_every_handle, OURS,
-     "threads that keep the handles of all jobs of other threads get a live job's own context, NULL "
-     "once that is freed, and NULL for a stale handle; and they can resume none")
+     "threads that keep the handles of all jobs of others get a live job's own context, NULL once that "
+     "is freed, and NULL for a stale handle; and they can resume none")
 {
     pthread_t thread[WORKERS + POLLERS];
     long end = now_ms() + STRESS_MS;
 
-    for (int i = 0; i < WORKERS; i++)
-        CHECK_INT(pthread_create(&thread[i], NULL, works_again_and_again, (void *)(uintptr_t)i), 0);
-    for (int i = WORKERS; i < WORKERS + POLLERS; i++)
-        CHECK_INT(pthread_create(&thread[i], NULL, polls, (void *)(uintptr_t)i), 0);
-    while (now_ms() < end)
+    for (uintptr_t i = 0; i < WORKERS + POLLERS; i++)
+        CHECK_INT(pthread_create(&thread[i], NULL, i < POLLERS ? polls : works_again_and_again,
+                                 (void *)(i < POLLERS ? i : i - POLLERS)), 0);
+    while (now_ms() < end || atomic_load(&asked) == 0)
         usleep(20000);
     atomic_store(&is_over, 1);
     for (int i = 0; i < WORKERS + POLLERS; i++)
         CHECK_INT(pthread_join(thread[i], NULL), 0);
-    CHECK(atomic_load(&asked) > 0);
     for (int i = 0; i < WORKERS * KEPT; i++) {
         struct kept *it = &kept[i / KEPT][i % KEPT];
 

@@ -497,17 +497,20 @@ CASE(a_programs_own_stacks_keep_their_memory, OURS,
     ASYNC_cleanup_thread();
 }
 
-CASE(trim_does_not_count_locked_memory, MEASURED,
-     "locked memory in the region of a paused job's stack stays, and RSASYNC_trim_thread returns 0")
+CASE(trim_counts_of_locked_memory_what_went_back, MEASURED,
+     "under mlockall RSASYNC_trim_thread returns the bytes that went back, and no more")
 {
     ASYNC_JOB *paused;
+    long before, returned;
 
     CHECK_INT(mlockall(MCL_FUTURE), 0);
     burst(3);
     paused = start_paused(stack_checking_job, 0);
     errno = 77;
-    CHECK_INT(RSASYNC_trim_thread(), 0);
+    before = resident();
+    returned = (long)RSASYNC_trim_thread();
     CHECK_INT(errno, 77);
+    CHECK(labs(before - resident() - returned) <= 64 * 1024);
     CHECK_INT(stacks_in_use(), 1);
     finish(paused, 8);
     ASYNC_cleanup_thread();

@@ -317,13 +317,12 @@ CASE(a_handler_may_ask_at_any_time, OURS,
     CHECK(signal(SIGUSR1, handle) != SIG_ERR);
     CHECK_INT(pthread_create(&sender, NULL, sends_signals, &self), 0);
     stop = now_ms() + 1000;
-    while (now_ms() < stop)
+    while (now_ms() < stop || atomic_load(&asked) == 0)
         for (int i = 0; i < USES; i++)
             uses[i]();
     atomic_store(&is_over, 1);
     CHECK_INT(pthread_join(sender, NULL), 0);
     CHECK(signal(SIGUSR1, SIG_IGN) != SIG_ERR);
-    CHECK(asked > 0);
     end();
 }
 
@@ -355,11 +354,10 @@ CASE(a_callback_comes_with_its_argument, OURS,
     CHECK_INT(pthread_create(&thread[1], NULL, asks, NULL), 0);
     CHECK_INT(pthread_create(&thread[2], NULL, sets_fds, NULL), 0);
     stop = now_ms() + 1000;
-    while (now_ms() < stop)
+    while (now_ms() < stop || atomic_load(&asked) == 0)
         set_callbacks();
     atomic_store(&is_over, 1);
     for (int i = 0; i < 3; i++)
         CHECK_INT(pthread_join(thread[i], NULL), 0);
-    CHECK(asked > 0);
     end();
 }

@@ -3,6 +3,9 @@
  * the context's paused jobs as orphans: they have no context any more, and are safe to resume.
  */
 #include "fds.h"
+#include "process.h"
+#include <stdatomic.h>
+#include <time.h>
 
 CASE(free_calls_cleanups_newest_first, EVERYWHERE,
      "free calls the cleanup of each entry, newest first, with the context, key, fd and data of "
@@ -490,3 +493,199 @@ CASE(freeing_null_does_nothing, EVERYWHERE, "ASYNC_WAIT_CTX_free(NULL) does noth
     ASYNC_WAIT_CTX_free(NULL);
 }
 
+
+/* ---- many contexts, wide contexts ---- */
+
+enum { BURST = 300000, CROWD = 1000 };
+
+static ASYNC_WAIT_CTX *many[BURST];
+
+static void make_many(int count)
+{
+    for (int i = 0; i < count; i++) {
+        many[i] = ASYNC_WAIT_CTX_new();
+        CHECK(many[i] != NULL);
+    }
+}
+
+static void swap_two(int i, int j)
+{
+    ASYNC_WAIT_CTX *one = many[i];
+
+    many[i] = many[j];
+    many[j] = one;
+}
+
+/* How many bytes more are resident after a burst of contexts has come and gone. */
+static long left_by_a_burst(int is_shuffled)
+{
+    unsigned random = 1;
+    long before;
+
+    for (int i = 0; i < BURST; i++)
+        many[i] = NULL; /* the list itself is resident from here on */
+    before = resident();
+    make_many(BURST);
+    for (int i = BURST - 1; is_shuffled && i > 0; i--) {
+        random = random * 1664525 + 1013904223;
+        swap_two(i, (int)(random % (unsigned)(i + 1)));
+    }
+    for (int i = 0; i < BURST; i++)
+        ASYNC_WAIT_CTX_free(many[i]);
+    return resident() - before;
+}
+
+/* The C library keeps the memory of libcrypto's contexts. The tools have memory of their own. */
+enum { MEASURED = OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN };
+
+CASE(a_burst_of_contexts_gives_its_memory_back, MEASURED,
+     "when 300,000 contexts have been made and freed, less than 2 MiB of their memory is kept")
+{
+    for (int n = 0; n < 3; n++)
+        CHECK(left_by_a_burst(0) < 2 << 20);
+}
+
+CASE(contexts_give_memory_back_in_any_order, MEASURED,
+     "the same holds when the contexts are freed in another order than they were made")
+{
+    for (int n = 0; n < 3; n++)
+        CHECK(left_by_a_burst(1) < 2 << 20);
+}
+
+static long now_ns(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000L + now.tv_nsec;
+}
+
+/* The best of five times, in nanoseconds, of freeing a context of 2 * half entries. */
+static long time_of_free(int half, int every_second)
+{
+    static char key[8000];
+    long best = 1L << 60, begin;
+
+    for (int n = 0; n < 5; n++) {
+        ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+
+        for (int i = 0; i < 2 * half; i++)
+            set(ctx, &key[i], i);
+        clear_marks(ctx);
+        for (int i = 0; i < half; i++)
+            CHECK_INT(ASYNC_WAIT_CTX_clear_fd(ctx, &key[every_second ? 2 * i : half + i]), 1);
+        begin = now_ns();
+        ASYNC_WAIT_CTX_free(ctx);
+        if (now_ns() - begin < best)
+            best = now_ns() - begin;
+    }
+    return best;
+}
+
+CASE(a_wide_context_is_freed_in_proportional_time, EVERYWHERE,
+     "the time to free a context of many entries, half of them deleted, is in proportion to their "
+     "number")
+{
+    for (int every_second = 0; every_second < 2; every_second++) {
+        long small = time_of_free(40, every_second), large = time_of_free(4000, every_second);
+
+        /* 100 times as many. If each deleted one cost a look at each valid one: 10,000. */
+        fprintf(stderr, "%ld ns, 100 times as many: %ld ns\n", small, large);
+        CHECK(large < 1000 * small + 5000000);
+    }
+}
+
+static void *frees_many(void *count)
+{
+    for (int i = 0; i < *(int *)count; i++)
+        ASYNC_WAIT_CTX_free(many[i]);
+    return NULL;
+}
+
+/* libcrypto corrupts the heap. */
+CASE(a_crowd_of_contexts_freed_twice_does_no_harm, OURS,
+     "freeing contexts again does no harm when their memory has gone back to the system")
+{
+    int count = CROWD;
+
+    for (int n = 0; n < 3; n++) {
+        make_many(CROWD);
+        n_cleaned = 0;
+        for (int i = 0; i < CROWD; i += 100)
+            CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(many[i], &key_a, i, NULL, record_cleanup), 1);
+        on_new_thread(frees_many, &count);
+        frees_many(&count);
+        on_new_thread(frees_many, &count);
+        CHECK_INT(n_cleaned, CROWD / 100);
+    }
+    make_many(CROWD);
+    for (int i = 0; i < CROWD; i++)
+        set(many[i], &key_a, i);
+    for (int i = 0; i < CROWD; i++)
+        expect_changed(many[i], FDS(i), NONE);
+    frees_many(&count);
+}
+
+static ASYNC_JOB *orphans[CROWD / 4];
+static ASYNC_WAIT_CTX *contexts[CROWD / 4]; /* that they were started with */
+static atomic_int is_over;
+
+/* Each job has its own context or none. */
+static void *asks_for_contexts(void *arg)
+{
+    while (!atomic_load(&is_over))
+        for (int i = 0; i < CROWD / 4; i++) {
+            ASYNC_WAIT_CTX *ctx = ASYNC_get_wait_ctx(orphans[i]);
+
+            CHECK(ctx == NULL || ctx == contexts[i]);
+        }
+    return arg;
+}
+
+static void *makes_and_frees_others(void *arg)
+{
+    static ASYNC_WAIT_CTX *others[CROWD];
+
+    while (!atomic_load(&is_over)) {
+        for (int i = 0; i < CROWD; i++)
+            others[i] = ASYNC_WAIT_CTX_new();
+        for (int i = 0; i < CROWD; i++)
+            ASYNC_WAIT_CTX_free(others[i]);
+    }
+    return arg;
+}
+
+/* In libcrypto the resumed jobs write into freed contexts. */
+CASE(orphans_of_a_crowd_have_no_context, OURS,
+     "the paused jobs of a crowd of contexts that another thread has freed have none, also while "
+     "their memory goes back to the system and other contexts come there")
+{
+    pthread_t asking, making;
+    int count = CROWD;
+
+    for (int n = 0; n < 20; n++) {
+        make_many(CROWD);
+        for (int i = 0; i < CROWD / 4; i++)
+            orphans[i] = paused_job(contexts[i] = many[i], 1, 5);
+        atomic_store(&is_over, 0);
+        CHECK_INT(pthread_create(&asking, NULL, asks_for_contexts, NULL), 0);
+        CHECK_INT(pthread_create(&making, NULL, makes_and_frees_others, NULL), 0);
+        on_new_thread(frees_many, &count);
+        for (int i = 0; i < CROWD / 4; i++)
+            CHECK(ASYNC_get_wait_ctx(orphans[i]) == NULL);
+        make_many(CROWD / 4 * 3);
+        for (int i = 0; i < CROWD / 4 * 3; i++)
+            set(many[i], &key_a, i);
+        for (int i = 0; i < CROWD / 4; i++)
+            CHECK(ASYNC_get_wait_ctx(orphans[i]) == NULL);
+        atomic_store(&is_over, 1);
+        CHECK_INT(pthread_join(asking, NULL), 0);
+        CHECK_INT(pthread_join(making, NULL), 0);
+        for (int i = 0; i < CROWD / 4; i++)
+            finish(orphans[i], 5);
+        for (int i = 0; i < CROWD / 4 * 3; i++) {
+            check_marks(many[i], 1, 0);
+            ASYNC_WAIT_CTX_free(many[i]);
+        }
+    }
+}

@@ -563,6 +563,6 @@ CASE(mprotect_fails, OURS,
      "memory there is no job, and no error is queued")
 {
     fail_every_call_everywhere(MPROTECT);
-    *faults = (struct faults){ .kind = MPROTECT, .limited = true };
+    *faults = (struct faults){ .kind = MPROTECT, .no_markers = true, .limited = true };
     CHECK_INT(check_child(make_guards_late, 0), 0);
 }

@@ -10,13 +10,13 @@ use harness::stage::{BuiltOnce, build_program, command, stderr_of, stdout_of};
 /// A row of programs/cost.c, and the instructions of one run of its calls, the program's and the C
 /// library's included: in a process without libcrypto, and in one with it.
 const INSTRUCTIONS: [(&str, u64, u64); 7] = [
-    ("start_finish", 293, 320),
-    ("start_finish_64", 325, 352),
-    ("start_finish_4096", 1060, 1052),
-    ("resume_pause", 250, 276),
-    ("get_current_job", 28, 28),
-    ("pause_job_outside", 35, 35),
-    ("wait_context_life", 505, 505),
+    ("start_finish", 287, 313),
+    ("start_finish_64", 326, 352),
+    ("start_finish_4096", 1133, 1124),
+    ("resume_pause", 235, 261),
+    ("get_current_job", 17, 17),
+    ("pause_job_outside", 23, 23),
+    ("wait_context_life", 480, 480),
 ];
 
 /// Bytes of memory and page tables for each paused job: a page of 4,096 bytes, and a tenth.

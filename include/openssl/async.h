@@ -115,7 +115,7 @@ int ASYNC_init_thread(size_t max_size, size_t init_size);
  * A thread that ends does it by itself. Jobs still paused then can never be resumed; their
  * stacks stay, as something may point into them.
  *
- * Since OpenSSL 1.1.0, where no job may be left.
+ * Since OpenSSL 1.1.0, where no job of the thread may be paused or running then.
  */
 void ASYNC_cleanup_thread(void);
 
@@ -138,7 +138,8 @@ void ASYNC_cleanup_thread(void);
  *         ASYNC_PAUSE: it paused, *job is its handle.
  *         ASYNC_NO_JOBS: the thread's limit is reached, or there is no memory for a stack;
  *         try again when another job has finished. Nothing is on the error queue.
- *         ASYNC_ERR: refused, nothing has changed, an error is queued.
+ *         ASYNC_ERR: refused, nothing has changed (but there may be an idle job more), an error
+ *         is queued.
  *         ERR_R_PASSED_NULL_PARAMETER: job, ret, or func is NULL; ERR_R_MALLOC_FAILURE: args
  *         can't be copied; ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED: *job belongs to another
  *         thread, is running, has started the job that calls, or has finished.

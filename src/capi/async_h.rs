@@ -1,4 +1,5 @@
-//! The functions of openssl/async.h: pointers in, codes out, no logic.
+//! The functions of openssl/async.h: pointers in, codes out, and no logic but whose
+//! ASYNC_init_thread() a call is meant for.
 //!
 //! The comments of the functions are those of the header, which cbindgen makes from this file
 //! and from c_types.rs. The rules are those of the man pages ASYNC_start_job(3ssl) and
@@ -57,8 +58,9 @@ pub extern "C" fn ASYNC_init_thread(max_size: usize, init_size: usize) -> c_int 
     )
 }
 
-/// Some libcryptos (Debian's) call their own ASYNC_init_thread() by way of the loader, which binds
-/// the call to this one, and rely on what their own one does. They get that.
+/// A libcrypto's own ASYNC_start_job(), which a program can reach by its handle, calls its own
+/// ASYNC_init_thread() and relies on what that does. In some (Debian's) the loader binds that call
+/// to this function. They get their own.
 extern "C" fn init_thread(max_size: usize, init_size: usize, caller: usize) -> c_int {
     // SAFETY: the caller's code is in use, so it is not unloaded.
     if let Some(theirs) = unsafe { libcrypto::init_thread_of(caller) } {
@@ -77,7 +79,7 @@ extern "C" fn init_thread(max_size: usize, init_size: usize, caller: usize) -> c
 /// A thread that ends does it by itself. Jobs still paused then can never be resumed; their
 /// stacks stay, as something may point into them.
 ///
-/// Since OpenSSL 1.1.0, where no job may be left.
+/// Since OpenSSL 1.1.0, where no job of the thread may be paused or running then.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_cleanup_thread() {
     Thread::with(Thread::clean_up);
@@ -103,7 +105,8 @@ pub extern "C" fn ASYNC_cleanup_thread() {
 ///         ASYNC_PAUSE: it paused, *job is its handle.
 ///         ASYNC_NO_JOBS: the thread's limit is reached, or there is no memory for a stack;
 ///         try again when another job has finished. Nothing is on the error queue.
-///         ASYNC_ERR: refused, nothing has changed, an error is queued.
+///         ASYNC_ERR: refused, nothing has changed (but there may be an idle job more), an error
+///         is queued.
 ///         ERR_R_PASSED_NULL_PARAMETER: job, ret, or func is NULL; ERR_R_MALLOC_FAILURE: args
 ///         can't be copied; ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED: *job belongs to another
 ///         thread, is running, has started the job that calls, or has finished.

@@ -193,11 +193,41 @@ extern "C" fn push_rax_and_jump() {
         "push rax",
         ".cfi_def_cfa_offset 8",
         ".cfi_offset rip, -8", // ... and from here on where the stack says
-        "jmp {jump_fcontext}", // has no unwind information: walks of the stack end there
+        "jmp {jump_fcontext}", // where walks of the stack end
         ".cfi_endproc",
         jump_fcontext = sym jump_fcontext,
     )
 }
+
+// Unwind information for the crate's two functions, which have none, so that a debugger would guess:
+// walks of the stack end there. First what they share (a CIE), then a piece for each (an FDE).
+#[cfg(target_arch = "x86_64")]
+std::arch::global_asm!(
+    ".pushsection .eh_frame, \"a\", @unwind",
+    ".balign 8",
+    "20: .4byte 22f - 21f", // its length
+    "21: .4byte 0",         // it is a CIE
+    ".byte 1",              // version
+    ".asciz \"zR\"",        // the encoding of addresses follows
+    ".byte 1, 0x78, 16",    // units of code and data: 1 and -8; rip is register 16
+    ".byte 1, 0x1b",        // addresses are relative and have 4 bytes
+    ".byte 0x0c, 7, 8",     // DW_CFA_def_cfa: rsp + 8
+    ".byte 0x07, 16",       // DW_CFA_undefined: rip; there is no caller
+    ".balign 8",
+    "22: .4byte 24f - 23f", // its length
+    "23: .4byte 23b - 20b", // it belongs to that CIE
+    ".4byte jump_fcontext - .",
+    ".4byte 0x6a", // the function's bytes
+    ".byte 0",
+    ".balign 8",
+    "24: .4byte 26f - 25f",
+    "25: .4byte 25b - 20b",
+    ".4byte make_fcontext - .",
+    ".4byte 0x38",
+    ".byte 0",
+    ".balign 8",
+    "26: .popsection",
+);
 
 /// The same by an ordinary call. It is also right where a call and the `jmp` back pair up:
 /// aarch64 leaves `jump_fcontext` by a `ret`.

@@ -9,7 +9,7 @@ use crate::job::job::{JobRef, LimitEpoch, ThreadId};
 use crate::job::reclaim::Reclaim;
 use crate::stack::stack::Stack;
 
-/// The jobs of one thread. The idle ones are linked by [`Job::next_idle`](crate::job::job::Job).
+/// The jobs of one thread; zeroed memory is a pool without any. The idle ones are linked by [`Job::next_idle`](crate::job::job::Job).
 pub struct Pool {
     /// The idle job used last, as its stack is the warmest.
     top: Cell<Option<JobRef>>,
@@ -47,19 +47,6 @@ impl Pool {
     const STEP_EVERY: u32 = 16;
     const PERIOD_EVERY: u32 = 256;
 
-    pub const fn new() -> Self {
-        Self {
-            top: Cell::new(None),
-            pushes: Cell::new(0),
-            reclaim: Reclaim::new(),
-            made: Cell::new(0),
-            limit: Cell::new(0),
-            epoch: Cell::new(LimitEpoch(0)),
-            existing: Cell::new(0),
-            is_closed: Cell::new(false),
-        }
-    }
-
     /// The idle job that was used last.
     #[inline]
     pub fn pop(&self) -> Option<JobRef> {
@@ -87,7 +74,7 @@ impl Pool {
         }
     }
 
-    /// Trims what was due to be trimmed.
+    /// One step of the trimming; at [`Due::Period`] also the end of the period, if it was long enough.
     #[cold]
     pub fn reclaim(&self, due: Due) {
         self.reclaim.step();

@@ -25,7 +25,7 @@ const PERIOD_MS: u64 = 10_000;
 /// The most jobs that one step trims, so that no call takes much longer than others.
 const STEP_JOBS: usize = 16;
 
-/// Which jobs of a pool are to be trimmed.
+/// Which jobs of a pool are to be trimmed; zeroed memory is a valid value.
 pub struct Reclaim {
     /// The topmost job that has not been popped in this period; None: all were.
     low_water: Cell<Option<JobRef>>,
@@ -36,14 +36,6 @@ pub struct Reclaim {
 }
 
 impl Reclaim {
-    pub const fn new() -> Self {
-        Self {
-            low_water: Cell::new(None),
-            cursor: Cell::new(None),
-            period_began_ms: Cell::new(0),
-        }
-    }
-
     /// `job` is popped; `below` is the next one.
     #[inline(always)]
     pub fn on_pop(&self, job: JobRef, below: Option<JobRef>) {
@@ -70,8 +62,8 @@ impl Reclaim {
         }
     }
 
-    /// Ends the period if it has been long enough. What was not needed in it is to be trimmed,
-    /// unless the last such crowd is not done yet.
+    /// Ends the period if it has been long enough. What was not used in it is to be trimmed; if an
+    /// earlier trimming still goes on, a later period finds those jobs again.
     pub fn end_period(&self, top: Option<JobRef>) {
         let now_ms = clock::now_ms();
         if now_ms.wrapping_sub(self.period_began_ms.get()) >= PERIOD_MS {

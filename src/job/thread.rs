@@ -4,8 +4,10 @@
 //! very end: destructors of other libraries may call in after the one here, that of a pthread
 //! key, has run. From then on nothing is kept for later.
 
+use std::arch::{asm, global_asm};
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::mem;
 use std::ptr;
 
 use crate::job::job::{JobRef, ThreadId};
@@ -15,6 +17,7 @@ use crate::sys::sanitizer;
 use crate::sys::syscall_guard::SyscallGuard;
 use crate::wait_ctx::free_list::FreeList;
 
+/// Zeroed memory is a thread that has not been registered.
 pub struct Thread {
     /// The innermost job that runs on this thread.
     pub current: Cell<Option<JobRef>>,
@@ -25,23 +28,67 @@ pub struct Thread {
     tsan_fiber: Cell<*mut c_void>,
 }
 
-thread_local! {
-    static THREAD: Thread = const {
-        Thread {
-            current: Cell::new(None),
-            pool: Pool::new(),
-            wait_contexts: FreeList::new(),
-            id: Cell::new(ThreadId::NONE),
-            tsan_fiber: Cell::new(ptr::null_mut()),
-        }
-    };
+// The memory of each thread's Thread, zeroed. It is of the initial-exec kind: its place relative to
+// the thread is fixed when the library is loaded. The usual kind is allocated when a thread first
+// uses it, by malloc, which the signal handler that asks for the current job may have interrupted.
+// The price: a library that comes by dlopen gets it from what the C library keeps for that (glibc:
+// some 1,600 bytes for all libraries together).
+global_asm!(
+    ".pushsection .tbss.rsasync_thread, \"awT\", %nobits",
+    ".balign 16",
+    ".globl rsasync_thread",
+    ".hidden rsasync_thread",
+    "rsasync_thread:",
+    ".zero {bytes}",
+    ".popsection",
+    bytes = const mem::size_of::<Thread>(),
+);
+
+const _: () = assert!(mem::align_of::<Thread>() <= 16);
+
+/// The calling thread's Thread.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn this_thread() -> *const Thread {
+    let thread;
+    // SAFETY: it only reads where the memory lies.
+    unsafe {
+        asm!(
+            "mov {thread}, qword ptr [rip + rsasync_thread@gottpoff]", // relative to the thread
+            "add {thread}, qword ptr fs:[0]", // where the thread is
+            thread = out(reg) thread,
+            options(pure, nomem, nostack),
+        );
+    }
+    thread
+}
+
+/// The same for 64-bit ARM.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+fn this_thread() -> *const Thread {
+    let thread;
+    // SAFETY: it only reads where the memory lies.
+    unsafe {
+        asm!(
+            "adrp {thread}, :gottprel:rsasync_thread",
+            "ldr {thread}, [{thread}, :gottprel_lo12:rsasync_thread]", // relative to the thread
+            "mrs {base}, tpidr_el0", // where the thread is
+            "add {thread}, {thread}, {base}",
+            thread = out(reg) thread,
+            base = out(reg) _,
+            options(pure, nomem, nostack),
+        );
+    }
+    thread
 }
 
 impl Thread {
     /// Calls `f` with the calling thread.
     #[inline(always)]
     pub fn with<R>(f: impl FnOnce(&Self) -> R) -> R {
-        THREAD.with(f)
+        // SAFETY: the memory lives as long as the thread; zeros, as it begins, are a valid value.
+        f(unsafe { &*this_thread() })
     }
 
     /// The same for a thread that may get something to free: its exit is noticed.
@@ -58,6 +105,7 @@ impl Thread {
     #[cold]
     fn register(&self) {
         self.id.set(ThreadId::new());
+        self.wait_contexts.open();
         self.tsan_fiber.set(sanitizer::current_fiber());
         let _guard = SyscallGuard::new(); // the C library may allocate
         let is_registered = exit_key().is_some_and(|key| {
@@ -122,7 +170,7 @@ pub fn on_load() {
 // The address of `personality`, where the unwind information of the trampolines in
 // fibre/fibre.rs says that it is.
 #[cfg(target_arch = "x86_64")]
-std::arch::global_asm!(
+global_asm!(
     ".pushsection .data.rel.ro.rsasync_personality, \"aw\", @progbits", // read-only once relocated
     ".balign 8",
     ".globl rsasync_personality",

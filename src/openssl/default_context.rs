@@ -53,7 +53,7 @@ enum Access {
 }
 
 impl Access {
-    /// Pthread keys are numbers below this (PTHREAD_KEYS_MAX).
+    /// glibc's pthread keys are numbers below this (PTHREAD_KEYS_MAX).
     const KEYS: libc::pthread_key_t = 1024;
     const GONE_BITS: u32 = Self::KEYS + 1;
 

@@ -1,7 +1,7 @@
 //! Which libcryptos the process has.
 //!
 //! A libcrypto is what the weak references are bound to, and every object that defines
-//! `ASYNC_start_job` itself, whichever way it was loaded. They are looked for when it may matter,
+//! `ASYNC_start_job` and an error queue itself, whichever way it was loaded. They are looked for when it may matter,
 //! at the first job and at the first error, and again when the loader has loaded something: what
 //! follows from the first call into a libcrypto (its allocator can't be replaced any more, say)
 //! must not come earlier than with its own jobs.
@@ -16,11 +16,12 @@
 //!
 //! It is called from `relocated` on, when its `dlopen` can't fail any more. Nearly all libcryptos
 //! ask never to be unloaded. One that does not is first pinned, by a thread of its own that may
-//! wait for the loader as long as it has to. What is not ready is tried again at the next call.
+//! wait for the loader as long as it has to. (Such a one may itself wait for the loader when it is
+//! initialised, as it does in its own ASYNC_start_job.) What is not ready is tried again at the next call.
 //!
 //! An example: a server without OpenSSL has started jobs, so `DISCOVERED` is the loader's count,
 //! 9. It loads libm: 10, the next job finds nothing new, and `DISCOVERED` is 10. Another thread
-//! calls `dlopen` for a plug-in with libcrypto. The next job sees 12, walks the list, finds a
+//! calls `dlopen` for a plug-in and its libcrypto. The next job sees 12, walks the list, finds a
 //! libcrypto that is not relocated, and leaves `DISCOVERED` at 10. The job after that walks again,
 //! finds it relocated, initialises it, and stores 12. From then on jobs compare equal numbers.
 
@@ -51,15 +52,15 @@ static WALKED: AtomicU64 = AtomicU64::new(NEVER);
 
 const NEVER: u64 = u64::MAX;
 
-/// The discoverer: the thread that discovers or forks, as `pthread_self` names it, and which of
-/// the two it does; 0: none. Only this thread touches the candidates.
+/// The discoverer: a thread, as `pthread_self` names it, and its purpose ([`DISCOVERY`] or [`FORK`]);
+/// 0: none. Only this thread touches the candidates.
 static DISCOVERER: AtomicUsize = AtomicUsize::new(0);
 
-/// When it became that, in milliseconds of the monotonic clock; NEVER if there is none. Those who
+/// When the discoverer became one, in milliseconds of the monotonic clock; NEVER if there is none. Those who
 /// wait for a discoverer that is stuck wait a second together, not each.
 static SINCE_MS: AtomicU64 = AtomicU64::new(NEVER);
 
-/// What the discoverer does, in the lowest bit, which the name of a thread leaves free.
+/// The purpose is the lowest bit, which the name of a thread leaves free.
 const DISCOVERY: usize = 0;
 const FORK: usize = 1;
 
@@ -141,7 +142,7 @@ pub fn poll() {
     }
 }
 
-/// Makes the calling thread the discoverer. False if another one is it for longer than that, or if
+/// Makes the calling thread the discoverer. False if another one is it for `patience_ms`, or if
 /// this thread is already: libcrypto's initialisation has called the program, which starts a job.
 fn lock_discovery(purpose: usize, patience_ms: u64) -> bool {
     let (this_thread, called_ms) = (this_thread(), now_ms());
@@ -169,7 +170,7 @@ fn unlock_discovery() {
 const LIST_PATIENCE_MS: u64 = 20;
 
 /// Walks through the loader's list and makes a new list of candidates; false if the list is locked
-/// for longer than that. By the discoverer.
+/// for `patience_ms`. By the discoverer.
 fn walk(count: u64, patience_ms: u64) -> bool {
     let here = walk as *const () as usize;
     let weak = Symbols::weak();

@@ -5,6 +5,7 @@ use std::ptr;
 
 use crate::error::{ASYNC_R_INVALID_POOL_SIZE, Error, Reason};
 use crate::openssl::{discover, libcrypto};
+use crate::sys::syscall_guard::SyscallGuard;
 
 /// `ERR_LIB_ASYNC`.
 const LIBRARY: c_int = 51;
@@ -14,6 +15,7 @@ const FILE: &CStr = c"rsasync";
 /// Puts an error, in the name of a C function, on the queue of the first libcrypto.
 #[cold]
 pub fn push(error: Error, function: &'static CStr) {
+    let _guard = SyscallGuard::new(); // libcrypto allocates
     discover::discover();
     let Some(libcrypto) = libcrypto::alive().next() else {
         return;

@@ -109,7 +109,7 @@ pub struct Libcrypto {
     pub symbols: Symbols,
     /// An [`InitState`].
     state: AtomicU8,
-    /// Its place among those whose default context is tracked, if it has one.
+    /// What [`default_context::track`] gave; usize::MAX: nothing.
     tracked: AtomicUsize,
 }
 
@@ -232,8 +232,8 @@ const ON_CLEANUP: [extern "C" fn(); CAPACITY] = [
     on_cleanup::<3>,
 ];
 
-extern "C" fn on_cleanup<const PLACE: usize>() {
-    if let Some(libcrypto) = LIST.iter().nth(PLACE) {
+extern "C" fn on_cleanup<const INDEX: usize>() {
+    if let Some(libcrypto) = LIST.iter().nth(INDEX) {
         libcrypto.state.swap(InitState::Gone as u8, AcqRel);
         default_context::untrack(libcrypto.tracked.load(Relaxed));
     }

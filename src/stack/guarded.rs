@@ -20,11 +20,16 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
+use crate::stack::valgrind;
 use crate::sys::limits::page_bytes;
 use crate::sys::slots::{Content, READ_WRITE, Slot, SlotPool};
 
 /// Bytes of a guard: 16 pages of 4 KiB, one of 64 KiB. Frames up to this size can't jump over it.
 const GUARD_BYTES: usize = 64 << 10;
+const _: () = assert!(
+    GUARD_BYTES.is_multiple_of(64 << 10),
+    "whole pages, of any size"
+);
 /// Bytes that a slot has beside the guard and the stack's size, for what the owner has at the top:
 /// the job (256), a copy of arguments (1,024 at most), the first frames.
 const TOP_BYTES: usize = 4 << 10;
@@ -94,8 +99,8 @@ impl GuardedStack {
     fn prepare(mut self) -> Option<Self> {
         let slot = &self.slot;
         if slot.is_at_rest_read_only() {
-            // Two mappings for each stack in use. With a marker, or without a guard, the stacks
-            // and what lies between them become one.
+            // A protected guard costs two mappings, its own and the stack's. Else the whole slot
+            // becomes writable, and neighbours merge into one mapping.
             let is_split = self.protect_guard();
             let writable = if is_split {
                 self.addresses()
@@ -103,7 +108,7 @@ impl GuardedStack {
                 slot.addresses()
             };
             if !slot.protect(writable, READ_WRITE) {
-                if is_split {
+                if is_split && !slot.restore_read_only() {
                     slot.unsplit();
                 }
                 self.slot.free();
@@ -150,7 +155,8 @@ impl GuardedStack {
             return false;
         }
         if markers == UNTRIED {
-            let works = is_unreadable(start);
+            // (valgrind complains of the call, and passes the advice on.)
+            let works = valgrind::is_running() || is_unreadable(start);
             MARKERS.store(if works { WORKS } else { DOES_NOTHING }, Relaxed);
             return works;
         }

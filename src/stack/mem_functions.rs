@@ -46,7 +46,7 @@ static INSTALLED: ForkSafeMutex<Installed> = ForkSafeMutex::new(Installed {
 
 /// Installs the functions given, for the whole process; false once a stack was asked for.
 ///
-/// A program that only takes memory back expects it from `malloc`, as libcrypto's default gives
+/// A program with a function of its own that only takes memory back expects it from `malloc`, as libcrypto's default gives
 /// it, and gets it from there. The other way round, [`guarded_free`] takes both.
 pub fn install(alloc: Option<AllocFn>, free: Option<FreeFn>) -> bool {
     let mut installed = INSTALLED.lock();
@@ -55,7 +55,12 @@ pub fn install(alloc: Option<AllocFn>, free: Option<FreeFn>) -> bool {
     }
     let now = installed.functions;
     let alloc = alloc.unwrap_or(match free {
-        Some(_) if ptr::fn_addr_eq(now.alloc, guarded_alloc as AllocFn) => malloc_alloc,
+        Some(free)
+            if ptr::fn_addr_eq(now.alloc, guarded_alloc as AllocFn)
+                && !ptr::fn_addr_eq(free, guarded_free as FreeFn) =>
+        {
+            malloc_alloc
+        }
         _ => now.alloc,
     });
     let free = free.unwrap_or(now.free);

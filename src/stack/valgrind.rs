@@ -19,7 +19,7 @@ impl Registration {
     pub fn new(stack: Range<usize>) -> Self {
         Self {
             id: request([STACK_REGISTER, stack.start, stack.end, 0, 0, 0]),
-            on_valgrind: request([RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0]) != 0,
+            on_valgrind: is_running(),
         }
     }
 
@@ -37,6 +37,11 @@ impl Drop for Registration {
     fn drop(&mut self) {
         request([STACK_DEREGISTER, self.id, 0, 0, 0, 0]);
     }
+}
+
+/// Whether valgrind runs this program.
+pub fn is_running() -> bool {
+    request([RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0]) != 0
 }
 
 /// Makes a request: the number of one, and its arguments; returns valgrind's answer. The code is

@@ -76,11 +76,10 @@ pub fn report_nonsense() {
     {
         stderr::print(format_args!(
             "rsasync: RSASYNC_STACK_SIZE={} is ignored: give bytes, or a number with K or M, \
-             from {}K to {}M; stacks have {}K\n",
+             from {}K to {}M; the default stands\n",
             text[..*length].escape_ascii(),
             STACK_BYTES.start() >> 10,
             STACK_BYTES.end() >> 20,
-            DEFAULT_STACK_BYTES >> 10,
         ));
     }
 }

@@ -143,7 +143,7 @@ fn find_list_lock(words: &'static [AtomicU64]) -> Option<&'static AtomicU64> {
     Some(&words[*place])
 }
 
-/// [`for_each_object`], unless another thread has the lock of the list for longer than that: a
+/// [`for_each_object`], unless another thread has the lock of the list for `patience_ms`: a
 /// callback of the program may hold it, and wait for this very thread. Else it is held for
 /// microseconds, while an object is linked or unlinked.
 pub fn try_for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(

@@ -159,14 +159,17 @@ impl<T> Drop for MutexGuard<'_, T> {
 /// Announces a fork of this thread and waits until every stripe has been free once.
 pub fn before_fork() {
     let give_up_ms = now_ms() + PATIENCE_MS;
-    while FORKER
-        .compare_exchange(0, this_thread(), SeqCst, SeqCst)
-        .is_err()
-        && now_ms() < give_up_ms
-    {
+    loop {
+        let announced = FORKER.compare_exchange(0, this_thread(), SeqCst, SeqCst);
+        if announced.is_ok() {
+            ANNOUNCED_MS.store(now_ms(), SeqCst);
+            break;
+        }
+        if now_ms() >= give_up_ms {
+            break; // the other forker is stuck: this one forks unannounced
+        }
         thread::yield_now();
     }
-    ANNOUNCED_MS.store(now_ms(), SeqCst);
     let deadline = real_time_in(PATIENCE_MS);
     STRIPES.iter().for_each(|stripe| stripe.drain(&deadline));
 }

@@ -2,7 +2,8 @@
 //!
 //! A handle or a weak pointer may be used long after what it named is gone. So an address that
 //! was once in a slot always stays readable, and a reader finds zeros there or something of the
-//! same kind. Slots are carved from regions, large mappings that are never unmapped:
+//! same kind. Slots are carved from regions, large mappings that are never unmapped (but for stacks
+//! under a limit of the address space, whose jobs lie elsewhere):
 //!
 //! ```text
 //!   | header | bits | generations |  slot 0  |  slot 1  |  slot 2  | ...
@@ -69,12 +70,13 @@ impl Content {
 /// The newest region, and by `older` all others.
 struct NewestRegion(Option<&'static Region>);
 
-// SAFETY: regions are process-wide memory that is never freed; their `older` is written before
-// they are in the list.
+// SAFETY: regions are process-wide memory. Their `older` is used only under the pool's mutex; one is
+// unmapped only when it is empty, under it.
 unsafe impl Send for NewestRegion {}
 
-/// The header of a mapping. All numbers but `splits`, and all bits but `prepared`, change only
-/// under the pool's mutex; they are atomic to be reached by a shared reference.
+/// The header of a mapping. The user of a slot changes `splits`, its generation, and its bits
+/// `prepared` and `split`; all else changes only under the pool's mutex, and is atomic to be reached
+/// by a shared reference.
 struct Region {
     older: Cell<Option<&'static Region>>,
     pool: &'static SlotPool,
@@ -82,7 +84,7 @@ struct Region {
     slot_bytes: usize,
     header_bytes: usize,
     is_read_only: AtomicBool,
-    /// Unmapped when it is empty; nobody reads there after that.
+    /// It may be unmapped when it is empty: nobody reads in a freed slot of it.
     is_temporary: bool,
     bits: &'static [SlotBits],
     generations: &'static [AtomicU32],
@@ -97,7 +99,7 @@ struct Region {
     first_undumped: AtomicUsize,
 }
 
-// SAFETY: `older` is written only before the region is in the list.
+// SAFETY: `older` is used only under the pool's mutex.
 unsafe impl Sync for Region {}
 
 /// The state of 64 slots, a bit for each; zeroed memory is a valid value.
@@ -318,6 +320,23 @@ impl Region {
         self.slots_taken.load(Relaxed) == 0
     }
 
+    /// Gives back the pages of a word's 64 slots if none of them is taken, so that one slot in use
+    /// does not keep the memory of a whole region. Under the pool's mutex.
+    fn discard_if_free(&self, word: usize) {
+        if self.bits[word].taken.load(Relaxed) != 0 {
+            return;
+        }
+        let (first, behind) = (word * 64, (word * 64 + 64).min(self.slots));
+        let start = self.pages_from(first).start;
+        let end = self.slot_addresses().start + behind * self.slot_bytes;
+        let bytes = (end / page_bytes() * page_bytes()).saturating_sub(start);
+        // SAFETY: nobody has one of these slots; who reads there finds zeros from now on.
+        unsafe {
+            let pages = ptr::with_exposed_provenance_mut(start);
+            libc::madvise(pages, bytes, libc::MADV_DONTNEED);
+        }
+    }
+
     /// Gives back the pages of the slots and their page tables: maps the slots anew in the same
     /// place. Nobody has one of them. Under the pool's mutex.
     fn renew(&self) {
@@ -392,7 +411,7 @@ impl Slot {
         self.bits().split.load(Relaxed) & self.bit() != 0
     }
 
-    /// Takes that back.
+    /// Takes back the two mappings that [`Slot::may_split`] counted.
     pub fn unsplit(&self) {
         self.bits().split.fetch_and(!self.bit(), Relaxed);
         SPLITS.fetch_sub(1, Relaxed);
@@ -428,6 +447,8 @@ impl Slot {
             } else if was_crowded {
                 region.renew();
             }
+        } else if region.pool.content == Content::Objects {
+            region.discard_if_free(self.index / 64);
         }
     }
 

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::error::{Error, Reason};
 use crate::wait_ctx::wait_ctx::WaitCtx;
 
-/// Freed contexts that a thread keeps for itself, so that making one takes no lock.
+/// Freed contexts that a thread keeps for itself, so that making one takes no lock. Zeroed memory is
+/// a list that is not open yet.
 pub struct FreeList {
     first: Cell<Option<&'static WaitCtx>>,
     /// How many more it takes. It is bounded because a thread may free what others make; it is 0
     /// when the thread has exited, as nobody would use the list again.
     room: Cell<usize>,
-    /// The last number that this thread has given; before the first one, the last of a block.
+    /// The last number that this thread has given; at first the last one of a block.
     last_generation: Cell<u64>,
 }
 
@@ -23,12 +24,10 @@ impl FreeList {
     /// The most contexts that a thread keeps.
     const ROOM: usize = 64;
 
-    pub const fn new() -> Self {
-        Self {
-            first: Cell::new(None),
-            room: Cell::new(Self::ROOM),
-            last_generation: Cell::new(GENERATION_BLOCK - 1),
-        }
+    /// Takes contexts from now on.
+    pub fn open(&self) {
+        self.room.set(Self::ROOM);
+        self.last_generation.set(GENERATION_BLOCK - 1);
     }
 
     pub fn make_context(&self) -> Result<&'static WaitCtx, Error> {

@@ -19,7 +19,7 @@ impl WeakWaitCtx {
     #[inline]
     pub fn set(&self, ctx: Option<&'static WaitCtx>) {
         let Some(ctx) = ctx else { return self.clear() };
-        self.generation.store(ctx.generation(), Relaxed);
+        self.generation.store(ctx.generation(), Release);
         self.ctx.store(ctx.as_ptr(), Release);
     }
 
@@ -35,7 +35,7 @@ impl WeakWaitCtx {
         // reader that finds the address of one context and the generation of another sees that
         // they don't match.
         let ctx = unsafe { self.ctx.load(Acquire).as_ref() }?;
-        let generation = self.generation.load(Relaxed);
+        let generation = self.generation.load(Acquire);
         (generation != 0 && ctx.generation() == generation).then_some(ctx)
     }
 }
