@@ -53,11 +53,8 @@ pub fn call(step: usize, op: Op) {
                 emit(step, &Event::WaitCtx(ctx_name(ctx)));
             }
             Op::InHandler { var, ctx, status } => handlers::in_handler(step, var, ctx, status),
-            Op::ForkAtOnce => {
-                let right = handlers::without_timer(others::fork_at_once);
-                emit_code(step, right);
-            }
-            Op::PlugIn => handlers::without_timer(|| others::load_plug_in(step)),
+            Op::ForkAtOnce => emit_code(step, others::fork_at_once()),
+            Op::PlugIn => others::load_plug_in(step),
             Op::SetLibCtx(lib_ctx) => {
                 set_lib_ctx(step, functions().lib_ctxs[usize::from(lib_ctx)]);
             }

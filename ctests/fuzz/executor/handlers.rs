@@ -43,7 +43,7 @@ pub fn publish(handle: usize) {
     }
 }
 
-/// Sets the handlers, and starts the timer, whose signal is blocked until [`begin_thread`].
+/// Sets the handlers, and starts the timer.
 pub fn begin() {
     const INTERVAL_NS: libc::c_long = 100_000;
     handle(OF_STEP, on_step);
@@ -53,7 +53,6 @@ pub fn begin() {
     let Some(callbacks) = &functions().callbacks else {
         return;
     };
-    set_timer_blocked(true);
     handle(OF_TIMER, on_timer);
     // SAFETY: the context is new; the timer's values are variables of this function.
     unsafe {
@@ -75,40 +74,6 @@ pub fn begin() {
             };
             libc::timer_settime(timer, 0, &times, ptr::null_mut());
         }
-    }
-}
-
-/// Blocks the timer's signal in the calling thread, or unblocks it.
-fn set_timer_blocked(blocked: bool) {
-    let how = if blocked {
-        libc::SIG_BLOCK
-    } else {
-        libc::SIG_UNBLOCK
-    };
-    // SAFETY: sigemptyset initialises the set.
-    unsafe {
-        let mut set = mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, OF_TIMER);
-        libc::pthread_sigmask(how, &set, ptr::null_mut());
-    }
-}
-
-/// Calls `f`, and keeps the timer's signal away from this thread and those that it makes meanwhile.
-pub fn without_timer<R>(f: impl FnOnce() -> R) -> R {
-    set_timer_blocked(true);
-    let result = f();
-    begin_thread();
-    result
-}
-
-/// On rsasync, the timer's handler may run in this thread from now on. The first call in a thread
-/// has the C library allocate the thread's memory of a library that was loaded by dlopen.
-pub fn begin_thread() {
-    if functions().is_rsasync {
-        // SAFETY: the call has no conditions.
-        unsafe { (functions().jobs.current_job)() };
-        set_timer_blocked(false);
     }
 }
 

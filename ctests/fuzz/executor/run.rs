@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 
+use super::calls;
 use super::trace::Trace;
-use super::{calls, handlers};
 use crate::event::Event;
 use crate::program::{CONTEXTS, Op, Step, THREADS, VARIABLES};
 
@@ -86,13 +86,11 @@ pub fn run(steps: Vec<Step>, trace: &'static Trace) {
         for other in others {
             let handle = thread::spawn(move || {
                 THREAD.set(other);
-                handlers::begin_thread();
                 interpret(Where::OutsideJobs);
             });
             run.threads.insert(other, handle);
         }
     });
-    handlers::begin_thread();
     interpret(Where::OutsideJobs);
     let handles = with_run(|run| std::mem::take(&mut run.threads));
     for handle in handles.into_values() {
