@@ -86,7 +86,12 @@ fn backtraces_at_each_instruction() -> Result<(), Failed> {
     for backtrace in &backtraces {
         let has_names = backtrace.iter().all(|frame| !frame.contains("?? ("));
         let ends_well = backtrace.last().is_some_and(|frame| {
-            let ends = [" main (", "::trampoline", " make_fcontext (", " jump_fcontext ("];
+            let ends = [
+                " main (",
+                "::trampoline",
+                " make_fcontext (",
+                " jump_fcontext (",
+            ];
             ends.iter().any(|end| frame.contains(end))
         });
         expect(has_names && ends_well, backtrace.join("\n"))?;

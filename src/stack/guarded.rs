@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use crate::stack::valgrind;
 use crate::sys::limits::page_bytes;
-use crate::sys::slots::{Content, READ_WRITE, Slot, SlotPool};
+use crate::sys::slots::{Content, Slot, SlotPool};
 
 /// Bytes of a guard: 16 pages of 4 KiB, one of 64 KiB. Frames up to this size can't jump over it.
 const GUARD_BYTES: usize = 64 << 10;
@@ -107,7 +107,7 @@ impl GuardedStack {
             } else {
                 slot.addresses()
             };
-            if !slot.protect(writable, READ_WRITE) {
+            if !slot.make_writable(writable) {
                 if is_split && !slot.restore_read_only() {
                     slot.unsplit();
                 }
@@ -203,10 +203,12 @@ impl GuardedStack {
 
     /// Gives the memory back to the system, then the slot to whoever takes one. False if the
     /// memory is locked and stays. (Among stacks that are one mapping, one can't become read-only
-    /// again without a mapping of its own: it stays charged until its region is empty.)
+    /// again without a mapping of its own: it stays charged until its region is empty. So does one
+    /// that is alone: a job that is made again and again costs no mapping each time.)
     pub fn free(self) -> bool {
         let is_restored = self.slot.is_at_rest_read_only()
             && self.slot.is_split()
+            && !self.slot.is_only_split()
             && self.slot.restore_read_only();
         let is_discarded = is_restored || self.discard_below(self.addresses().end);
         self.slot.free();
