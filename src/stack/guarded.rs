@@ -203,12 +203,10 @@ impl GuardedStack {
 
     /// Gives the memory back to the system, then the slot to whoever takes one. False if the
     /// memory is locked and stays. (Among stacks that are one mapping, one can't become read-only
-    /// again without a mapping of its own: it stays charged until its region is empty. So does one
-    /// that is alone: a job that is made again and again costs no mapping each time.)
+    /// again without a mapping of its own: it stays charged until its region is empty.)
     pub fn free(self) -> bool {
         let is_restored = self.slot.is_at_rest_read_only()
             && self.slot.is_split()
-            && !self.slot.is_only_split()
             && self.slot.restore_read_only();
         let is_discarded = is_restored || self.discard_below(self.addresses().end);
         self.slot.free();

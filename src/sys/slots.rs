@@ -61,9 +61,23 @@ pub enum Content {
     Objects,
 }
 
+/// How regions are mapped now.
+struct Terms {
+    /// A mapping takes something from the program, touched or not: address space of which there is
+    /// only so much, or memory that is locked as soon as it is mapped.
+    is_space_scarce: bool,
+    /// See [`Content::Stacks`].
+    is_read_only_at_rest: bool,
+}
+
 impl Content {
-    fn is_read_only_at_rest(self) -> bool {
-        self == Self::Stacks && (is_writable_memory_charged() || is_new_memory_committed())
+    fn terms(self) -> Terms {
+        let is_committed = self == Self::Stacks && is_new_memory_committed();
+        let is_charged = self == Self::Stacks && is_writable_memory_charged();
+        Terms {
+            is_space_scarce: is_address_space_limited() || is_committed,
+            is_read_only_at_rest: is_charged || is_committed,
+        }
     }
 }
 
@@ -128,12 +142,6 @@ impl SlotPool {
         }
     }
 
-    /// Whether a mapping takes something from the program, touched or not: address space of which
-    /// there is only so much, or memory that is locked as soon as it is mapped.
-    fn is_space_scarce(&self) -> bool {
-        is_address_space_limited() || is_new_memory_committed()
-    }
-
     /// A free slot of at least this size; None if there is no memory.
     pub fn take(&'static self, slot_bytes: usize) -> Option<Slot> {
         let mut newest = self.newest.lock();
@@ -144,12 +152,13 @@ impl SlotPool {
             return Some(slot);
         }
         let all = alike.map(|region| region.slots).sum::<usize>();
-        let wanted = match self.is_space_scarce() {
+        let terms = self.content.terms();
+        let wanted = match terms.is_space_scarce {
             true => all / SLOTS_PER_NEW_SLOT,
             false => all,
         };
         let wanted = wanted.clamp(FIRST_REGION_SLOTS, LARGEST_REGION_SLOTS);
-        let region = Region::map(self, wanted, slot_bytes)?;
+        let region = Region::map(self, wanted, slot_bytes, &terms)?;
         region.older.set(newest.0.replace(region));
         let slot = region.take_slot();
         drop(newest);
@@ -198,8 +207,13 @@ impl NewestRegion {
 
 impl Region {
     /// Maps a region for `slots` slots, or for fewer if there is no room for so many.
-    fn map(pool: &'static SlotPool, mut slots: usize, slot_bytes: usize) -> Option<&'static Self> {
-        let is_read_only = pool.content.is_read_only_at_rest();
+    fn map(
+        pool: &'static SlotPool,
+        mut slots: usize,
+        slot_bytes: usize,
+        terms: &Terms,
+    ) -> Option<&'static Self> {
+        let is_read_only = terms.is_read_only_at_rest;
         loop {
             let words = slots.div_ceil(64);
             let header_bytes = mem::size_of::<Self>()
@@ -230,7 +244,7 @@ impl Region {
                         slot_bytes,
                         header_bytes,
                         is_read_only: AtomicBool::new(is_read_only),
-                        is_temporary: pool.content == Content::Stacks && pool.is_space_scarce(),
+                        is_temporary: pool.content == Content::Stacks && terms.is_space_scarce,
                         bits: slice::from_raw_parts(bits.as_ptr(), words),
                         generations: slice::from_raw_parts(generations.as_ptr(), slots),
                         slots_taken: AtomicUsize::new(0),
@@ -348,7 +362,7 @@ impl Region {
     /// place. Nobody has one of them. Under the pool's mutex.
     fn renew(&self) {
         let Range { start, end } = self.pages_from(0);
-        let is_read_only = self.pool.content.is_read_only_at_rest();
+        let is_read_only = self.pool.content.terms().is_read_only_at_rest;
         if map_memory(Some(start), end - start, is_read_only).is_none() {
             return;
         }
@@ -434,11 +448,6 @@ impl Slot {
 
     pub fn is_split(&self) -> bool {
         self.bits().split.load(Relaxed) & self.bit() != 0
-    }
-
-    /// Whether no other slot of its region is split.
-    pub fn is_only_split(&self) -> bool {
-        self.is_split() && self.region.splits.load(Relaxed) == 1
     }
 
     /// Takes back the two mappings that [`Slot::may_split`] counted.
