@@ -104,6 +104,7 @@ pub mod capi {
 
 /// Runs when the library is loaded, or before `main` in a program that is linked statically.
 extern "C" fn on_load() {
+    sys::mutex::on_load();
     sys::env::read();
     sys::loader::on_load();
     job::thread::on_load();

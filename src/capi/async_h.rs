@@ -190,6 +190,8 @@ pub extern "C" fn ASYNC_get_current_job() -> *mut ASYNC_JOB {
 /// @param job  a handle, or NULL
 /// @return NULL if job is NULL, if the job was started without a context, or the context was
 ///         freed, or the job has finished, whatever else runs in its place by then
+///         A signal handler must not pass that NULL on: a refusal goes to OpenSSL's queue, which
+///         allocates.
 ///
 /// Since OpenSSL 1.1.0.
 ///

@@ -89,9 +89,11 @@ impl Pool {
         if self.limit.get() != 0 && self.made.get() >= self.limit.get() {
             return Err(c"the thread has as many jobs as ASYNC_init_thread allowed; let one finish, then try again");
         }
-        let stack =
-            Stack::new().ok_or(c"no memory for another stack; let a job finish, then try again")?;
-        self.made.set(self.made.get() + 1);
+        self.made.set(self.made.get() + 1); // before: the program's own function may start a job
+        let Some(stack) = Stack::new() else {
+            self.made.set(self.made.get() - 1);
+            return Err(c"no memory for another stack; let a job finish, then try again");
+        };
         self.existing.set(self.existing.get() + 1);
         if self.is_closed.get() {
             ABANDONED.fetch_add(1, Relaxed); // until it ends: the thread may exit before

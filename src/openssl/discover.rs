@@ -117,7 +117,7 @@ pub fn discover() {
     }
     let count = loader::load_count();
     let is_due = count != WALKED.load(Relaxed) || !loader::is_load_count_known();
-    let mut all_ready = !is_due || walk(count, LIST_PATIENCE_MS);
+    let mut all_ready = !is_due || walk_or_retry_later(count);
     for index in 0..CAPACITY {
         // SAFETY: this thread is the discoverer. The candidate is taken out before libcrypto's
         // initialisation, which may call back into this library.
@@ -166,8 +166,24 @@ fn unlock_discovery() {
     DISCOVERER.store(0, Release);
 }
 
-/// How long a call waits for the loader's list, in milliseconds. It tries again at the next call.
+/// How long a call waits for the loader's list, in milliseconds.
 const LIST_PATIENCE_MS: u64 = 20;
+/// How long calls do not wait for it at all after one has waited in vain, in milliseconds.
+const LIST_RETRY_MS: u64 = 500;
+
+/// Walks; false if the list is locked: then the next call tries again.
+fn walk_or_retry_later(count: u64) -> bool {
+    static PATIENT_FROM_MS: AtomicU64 = AtomicU64::new(0);
+    let patience_ms = match now_ms() < PATIENT_FROM_MS.load(Relaxed) {
+        true => 0,
+        false => LIST_PATIENCE_MS,
+    };
+    let is_walked = walk(count, patience_ms);
+    if !is_walked && patience_ms > 0 {
+        PATIENT_FROM_MS.store(now_ms() + LIST_RETRY_MS, Relaxed);
+    }
+    is_walked
+}
 
 /// Walks through the loader's list and makes a new list of candidates; false if the list is locked
 /// for `patience_ms`. By the discoverer.
@@ -293,7 +309,7 @@ fn pin(identity: usize) {
     PINNING.store(0, Release);
 }
 
-/// Pins in a new thread, which handles no signal of the program. False if there can be none. Not
+/// Pins in a new thread, which handles no signal of the program. False if there can be none now. Not
 /// by std::thread: to make one, that calls `dlsym` and registers a destructor of the calling
 /// thread, and the C library waits for the loader in both.
 fn start_pinning(identity: usize) -> bool {
@@ -311,9 +327,11 @@ fn start_pinning(identity: usize) -> bool {
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
         let mut thread = 0;
         let argument = ptr::with_exposed_provenance_mut(identity);
-        let is_made = libc::pthread_create(&mut thread, ptr::null(), run, argument) == 0;
+        let is_made = loader::try_with_tls_lock(|| {
+            libc::pthread_create(&mut thread, ptr::null(), run, argument) == 0
+        });
         libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut());
-        is_made
+        is_made.unwrap_or(false)
     }
 }
 

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 
 use crate::stack::valgrind;
 use crate::sys::limits::page_bytes;
-use crate::sys::slots::{Content, READ_WRITE, Slot, SlotPool};
+use crate::sys::slots::{Content, Slot, SlotPool};
 
 /// Bytes of a guard: 16 pages of 4 KiB, one of 64 KiB. Frames up to this size can't jump over it.
 const GUARD_BYTES: usize = 64 << 10;
@@ -107,7 +107,7 @@ impl GuardedStack {
             } else {
                 slot.addresses()
             };
-            if !slot.protect(writable, READ_WRITE) {
+            if !slot.make_writable(writable) {
                 if is_split && !slot.restore_read_only() {
                     slot.unsplit();
                 }

@@ -118,7 +118,7 @@ impl Stack {
             owner.free();
             return None;
         }
-        let frames = start.expose_provenance()..start.addr() + bytes;
+        let frames = start.expose_provenance()..start.addr().saturating_add(bytes);
         Some(Self {
             valgrind: valgrind::Registration::new(frames.clone()),
             frames,

@@ -16,9 +16,18 @@ pub fn now_ms() -> u64 {
     }
 }
 
-/// The real time that it will be that many milliseconds from now, as pthread_mutex_timedlock wants
-/// it.
-pub fn real_time_in(ms: u64) -> libc::timespec {
+/// Locks a mutex; false if it was not free until then. (By real time: ThreadSanitizer does not know
+/// the function that takes another clock.)
+///
+/// # Safety
+/// The mutex is initialised, and not destroyed meanwhile.
+pub unsafe fn lock_until(mutex: *mut libc::pthread_mutex_t, deadline: &libc::timespec) -> bool {
+    // SAFETY: the caller's promise; the deadline is a valid time.
+    unsafe { libc::pthread_mutex_timedlock(mutex, deadline) == 0 }
+}
+
+/// The time that it will be that many milliseconds from now, for [`lock_until`].
+pub fn time_in(ms: u64) -> libc::timespec {
     // SAFETY: the kernel writes the one argument that is a pointer, a local variable.
     unsafe {
         let mut time = std::mem::zeroed::<libc::timespec>();

@@ -33,7 +33,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed},
 };
 
-use crate::sys::clock::real_time_in;
+use crate::sys::clock::{lock_until, time_in};
 use crate::sys::elf::{Object, SymbolType};
 
 /// Where the loader counts the objects that it has ever loaded, or [`UNKNOWN`].
@@ -42,6 +42,10 @@ static UNKNOWN: AtomicU64 = AtomicU64::new(0);
 
 /// The lock of the loader's list, or NULL where it is not known.
 static LIST_LOCK: AtomicPtr<libc::pthread_mutex_t> = AtomicPtr::new(ptr::null_mut());
+
+/// The lock that is right before the count: in glibc 2.35 and later that of thread-local memory,
+/// which a `dlopen` holds while it relocates, and `pthread_create` takes. Or NULL.
+static TLS_LOCK: AtomicPtr<libc::pthread_mutex_t> = AtomicPtr::new(ptr::null_mut());
 
 /// glibc's function that tells which object an address lies in (2.35 and later), or NULL. It
 /// takes no lock, and knows an object from the end of its relocation to the end of its
@@ -88,6 +92,10 @@ pub fn on_load() {
             unsafe { slice::from_raw_parts(ptr::with_exposed_provenance(start), bytes / 8) };
         if let Some(word) = find_load_count(words, count) {
             LOAD_COUNT.store(ptr::from_ref(word).cast_mut(), Relaxed);
+            let end_of_lock = ptr::from_ref(word)
+                .cast_mut()
+                .cast::<libc::pthread_mutex_t>();
+            TLS_LOCK.store(end_of_lock.wrapping_sub(1), Relaxed);
         }
         if let Some(lock) = find_list_lock(words) {
             LIST_LOCK.store(ptr::from_ref(lock).cast_mut().cast(), Relaxed);
@@ -154,15 +162,31 @@ pub fn try_for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(
     if lock.is_null() {
         return Some(for_each_object(each));
     }
-    // SAFETY: it is the loader's mutex, which is never destroyed; the deadline is a valid time.
+    // SAFETY: it is the loader's mutex, which is never destroyed.
     unsafe {
-        let deadline = real_time_in(patience_ms);
-        if libc::pthread_mutex_timedlock(lock, &deadline) != 0 {
+        if !lock_until(lock, &time_in(patience_ms)) {
             return None;
         }
         let count = for_each_object(each);
         libc::pthread_mutex_unlock(lock);
         Some(count)
+    }
+}
+
+/// Calls `f`, which may create a thread, unless that would wait for a `dlopen`.
+pub fn try_with_tls_lock<R>(f: impl FnOnce() -> R) -> Option<R> {
+    let lock = TLS_LOCK.load(Relaxed);
+    if lock.is_null() {
+        return Some(f());
+    }
+    // SAFETY: it is the loader's mutex, a recursive one, which is never destroyed.
+    unsafe {
+        if libc::pthread_mutex_trylock(lock) != 0 {
+            return None;
+        }
+        let result = f();
+        libc::pthread_mutex_unlock(lock);
+        Some(result)
     }
 }
 

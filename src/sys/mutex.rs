@@ -27,7 +27,7 @@ use std::sync::atomic::{
 };
 use std::thread;
 
-use crate::sys::clock::{PATIENCE_MS, now_ms, real_time_in};
+use crate::sys::clock::{PATIENCE_MS, lock_until, now_ms, time_in};
 
 /// Many enough that two threads at work on different things rarely meet.
 const STRIPE_COUNT: usize = 64;
@@ -40,8 +40,22 @@ struct Stripe(UnsafeCell<libc::pthread_mutex_t>);
 // which runs while there is a single thread, touch the mutex.
 unsafe impl Sync for Stripe {}
 
-static STRIPES: [Stripe; STRIPE_COUNT] =
-    [const { Stripe(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER)) }; STRIPE_COUNT];
+/// All stripes, in pages of their own.
+#[repr(align(4096))]
+struct Stripes([Stripe; STRIPE_COUNT]);
+
+static STRIPES: Stripes =
+    Stripes([const { Stripe(UnsafeCell::new(libc::PTHREAD_MUTEX_INITIALIZER)) }; STRIPE_COUNT]);
+
+/// Has the kernel (Linux 4.14) give a forked child stripes that are free: zeros. Fork handlers of
+/// other libraries, which may run in the child before those of this one, find them so. Where the
+/// kernel refuses, or a page is larger, the stripes are reset by the handler.
+pub fn on_load() {
+    const MADV_WIPEONFORK: i32 = 18;
+    let stripes = (&raw const STRIPES).cast_mut().cast();
+    // SAFETY: the pages hold nothing but the stripes.
+    unsafe { libc::madvise(stripes, size_of::<Stripes>(), MADV_WIPEONFORK) };
+}
 
 /// The thread that is about to fork, as `pthread_self` names it; 0: none.
 static FORKER: AtomicUsize = AtomicUsize::new(0);
@@ -69,9 +83,13 @@ impl Stripe {
     #[cold]
     fn wait_for_fork(&self) {
         let deadline = ANNOUNCED_MS.load(Relaxed) + PATIENCE_MS;
-        while ![0, this_thread()].contains(&FORKER.load(Relaxed)) && now_ms() < deadline {
-            self.unlock();
-            thread::yield_now();
+        let must_wait =
+            || ![0, this_thread()].contains(&FORKER.load(Relaxed)) && now_ms() < deadline;
+        while must_wait() {
+            self.unlock(); // the child must not find it locked
+            while must_wait() {
+                thread::yield_now();
+            }
             // SAFETY: as in `lock`.
             unsafe { libc::pthread_mutex_lock(self.0.get()) };
         }
@@ -83,10 +101,10 @@ impl Stripe {
         unsafe { libc::pthread_mutex_unlock(self.0.get()) };
     }
 
-    /// Waits until the stripe has been free once, `deadline` (real time) at the latest.
+    /// Waits until the stripe has been free once, `deadline` at the latest.
     fn drain(&self, deadline: &libc::timespec) {
         // SAFETY: as in `lock`; the deadline is a valid time.
-        if unsafe { libc::pthread_mutex_timedlock(self.0.get(), deadline) } == 0 {
+        if unsafe { lock_until(self.0.get(), deadline) } {
             self.unlock();
         }
     }
@@ -116,7 +134,7 @@ impl<T> ForkSafeMutex<T> {
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
         // Most addresses agree in their lowest six bits.
-        let stripe = &STRIPES[(self.0.get().addr() >> 6) % STRIPE_COUNT];
+        let stripe = &STRIPES.0[(self.0.get().addr() >> 6) % STRIPE_COUNT];
         stripe.lock();
         MutexGuard {
             stripe,
@@ -170,8 +188,8 @@ pub fn before_fork() {
         }
         thread::yield_now();
     }
-    let deadline = real_time_in(PATIENCE_MS);
-    STRIPES.iter().for_each(|stripe| stripe.drain(&deadline));
+    let deadline = time_in(PATIENCE_MS);
+    STRIPES.0.iter().for_each(|stripe| stripe.drain(&deadline));
 }
 
 /// Takes back this thread's announcement, if it stands.
@@ -180,6 +198,6 @@ pub fn after_fork_in_parent() {
 }
 
 pub fn after_fork_in_child() {
-    STRIPES.iter().for_each(Stripe::reset);
+    STRIPES.0.iter().for_each(Stripe::reset);
     FORKER.store(0, SeqCst);
 }

@@ -35,14 +35,14 @@ use crate::sys::sanitizer;
 const FIRST_REGION_SLOTS: usize = 4;
 /// Where that growth ends: 12 GiB of address space for stacks of the default size.
 const LARGEST_REGION_SLOTS: usize = 1 << 16;
-/// Under a limit of the address space a new region has a slot for this many that there are.
+/// Where space is scarce a new region has a slot for this many that there are.
 const SLOTS_PER_NEW_SLOT: usize = 8;
 /// An empty region stays as it is if at most this many of its slots were in use together: a
 /// thread that makes and frees one job again and again costs no mapping each time.
 const KEPT_SLOTS: usize = 16;
 
-/// What memory in use can be used for.
-pub const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
+/// The protection of memory in use.
+const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 
 /// The slots for one kind of thing, in the whole process.
 pub struct SlotPool {
@@ -61,9 +61,23 @@ pub enum Content {
     Objects,
 }
 
+/// How regions are mapped now.
+struct Terms {
+    /// A mapping takes something from the program, touched or not: address space of which there is
+    /// only so much, or memory that is locked as soon as it is mapped.
+    is_space_scarce: bool,
+    /// See [`Content::Stacks`].
+    is_read_only_at_rest: bool,
+}
+
 impl Content {
-    fn is_read_only_at_rest(self) -> bool {
-        self == Self::Stacks && (is_writable_memory_charged() || is_new_memory_committed())
+    fn terms(self) -> Terms {
+        let is_committed = self == Self::Stacks && is_new_memory_committed();
+        let is_charged = self == Self::Stacks && is_writable_memory_charged();
+        Terms {
+            is_space_scarce: is_address_space_limited() || is_committed,
+            is_read_only_at_rest: is_charged || is_committed,
+        }
     }
 }
 
@@ -138,12 +152,13 @@ impl SlotPool {
             return Some(slot);
         }
         let all = alike.map(|region| region.slots).sum::<usize>();
-        let wanted = match is_address_space_limited() {
+        let terms = self.content.terms();
+        let wanted = match terms.is_space_scarce {
             true => all / SLOTS_PER_NEW_SLOT,
             false => all,
         };
         let wanted = wanted.clamp(FIRST_REGION_SLOTS, LARGEST_REGION_SLOTS);
-        let region = Region::map(self, wanted, slot_bytes)?;
+        let region = Region::map(self, wanted, slot_bytes, &terms)?;
         region.older.set(newest.0.replace(region));
         let slot = region.take_slot();
         drop(newest);
@@ -192,8 +207,13 @@ impl NewestRegion {
 
 impl Region {
     /// Maps a region for `slots` slots, or for fewer if there is no room for so many.
-    fn map(pool: &'static SlotPool, mut slots: usize, slot_bytes: usize) -> Option<&'static Self> {
-        let is_read_only = pool.content.is_read_only_at_rest();
+    fn map(
+        pool: &'static SlotPool,
+        mut slots: usize,
+        slot_bytes: usize,
+        terms: &Terms,
+    ) -> Option<&'static Self> {
+        let is_read_only = terms.is_read_only_at_rest;
         loop {
             let words = slots.div_ceil(64);
             let header_bytes = mem::size_of::<Self>()
@@ -205,7 +225,8 @@ impl Region {
                 .and_then(|bytes| bytes.checked_add(header_bytes))
                 .and_then(|bytes| bytes.checked_next_multiple_of(page_bytes()));
             if let Some(start) = bytes.and_then(|bytes| map_memory(None, bytes, is_read_only)) {
-                if is_read_only && !protect(start.as_ptr(), header_bytes, READ_WRITE) {
+                let header = start.as_ptr().expose_provenance();
+                if is_read_only && map_memory(Some(header), header_bytes, false).is_none() {
                     // SAFETY: nobody knows of the mapping yet.
                     unsafe { libc::munmap(start.as_ptr().cast(), bytes?) };
                     return None;
@@ -223,7 +244,7 @@ impl Region {
                         slot_bytes,
                         header_bytes,
                         is_read_only: AtomicBool::new(is_read_only),
-                        is_temporary: pool.content == Content::Stacks && is_address_space_limited(),
+                        is_temporary: pool.content == Content::Stacks && terms.is_space_scarce,
                         bits: slice::from_raw_parts(bits.as_ptr(), words),
                         generations: slice::from_raw_parts(generations.as_ptr(), slots),
                         slots_taken: AtomicUsize::new(0),
@@ -341,7 +362,7 @@ impl Region {
     /// place. Nobody has one of them. Under the pool's mutex.
     fn renew(&self) {
         let Range { start, end } = self.pages_from(0);
-        let is_read_only = self.pool.content.is_read_only_at_rest();
+        let is_read_only = self.pool.content.terms().is_read_only_at_rest;
         if map_memory(Some(start), end - start, is_read_only).is_none() {
             return;
         }
@@ -391,7 +412,25 @@ impl Slot {
     /// Changes the protection of some pages of the slot. False if the system refuses.
     pub fn protect(&self, pages: Range<usize>, protection: c_int) -> bool {
         let start = ptr::with_exposed_provenance_mut(pages.start);
-        protect(start, pages.end - pages.start, protection)
+        // SAFETY: the pages are this slot's, whose user asks for it.
+        unsafe { libc::mprotect(start, pages.end - pages.start, protection) == 0 }
+    }
+
+    /// Makes some pages of a slot that is read-only at rest writable. False if there is no memory. A
+    /// filter of system calls may refuse to change a protection: then they are mapped anew.
+    pub fn make_writable(&self, pages: Range<usize>) -> bool {
+        if self.protect(pages.clone(), READ_WRITE) {
+            return true;
+        }
+        let bytes = pages.end - pages.start;
+        // SAFETY: errno's place is the thread's own; the advice changes the contents of no page.
+        unsafe {
+            let is_remapped = *libc::__errno_location() != libc::ENOMEM
+                && map_memory(Some(pages.start), bytes, false).is_some();
+            let start = ptr::with_exposed_provenance_mut(pages.start);
+            libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE);
+            is_remapped
+        }
     }
 
     /// Counts two mappings for the protection of this slot; false if slots have three quarters of
@@ -478,9 +517,4 @@ fn map_memory(place: Option<usize>, bytes: usize, is_read_only: bool) -> Option<
     // nobody needs: a slot that its user gives up, or those of a region where none is taken.
     let start = unsafe { libc::mmap(place, bytes, protection, flags, -1, 0) };
     NonNull::new(start.cast()).filter(|_| start != libc::MAP_FAILED)
-}
-
-fn protect(start: *mut u8, bytes: usize, protection: c_int) -> bool {
-    // SAFETY: the memory is ours: a slot's, on behalf of its user, or a new region's header.
-    unsafe { libc::mprotect(start.cast(), bytes, protection) == 0 }
 }

@@ -112,6 +112,11 @@ impl WaitCtx {
     }
 
     pub fn begin_life(&self, generation: u64) {
+        // A late wake may have come for the life before.
+        self.status.store(0, Relaxed);
+        if self.callback.get().is_some() {
+            self.callback.set(None);
+        }
         self.is_alive.store(true, Relaxed);
         self.generation.store(generation, Release);
     }
@@ -200,6 +205,12 @@ impl WaitCtx {
                 room.append(&mut contents.entries);
                 mem::swap(&mut contents.entries, &mut room);
             }
+        }
+        if !self.is_alive.load(Relaxed) {
+            return Err(Error {
+                reason: Reason::ShouldNotHaveBeenCalled,
+                text: c"the wait context is being freed; a cleanup can't add a descriptor to it",
+            });
         }
         contents.entries.push(Entry {
             key,
