@@ -65,12 +65,12 @@ void RSASYNC_get_stats(struct rsasync_stats *stats, size_t size);
  * made.
  *
  * Without this call idle jobs keep their stacks until ASYNC_cleanup_thread(), ASYNC_init_thread()
- * or the thread's end, but what those have touched goes back, by this rule. Whenever 256 jobs
- * of a thread have finished, it looks how many of its idle jobs it has not needed for a period
- * of at least ten seconds. With each job that finishes from then on, on
- * average, one of those comes down to one page (4 KiB, mostly). A thread whose jobs don't finish gives nothing back. The rule
- * holds for stacks from the default functions of ASYNC_get_mem_functions(), in memory that is
- * not locked.
+ * or the thread's end, but what those have touched goes back, by this rule. Whenever 256 jobs of a
+ * thread have finished, it looks how many of its idle jobs it has not needed for a period of at
+ * least ten seconds. With each job that finishes from then on, on average, one of those comes down
+ * to one page (4 KiB, mostly). A thread whose jobs don't finish gives nothing back. The rule holds
+ * for stacks from the default functions of ASYNC_get_mem_functions(), in memory that is not
+ * locked.
  *
  * @return the bytes of memory that the system got back, without what is locked and stays; of
  *         stacks from a program's own function, the sizes of what its other function took back

@@ -46,8 +46,8 @@ pub fn last_message() -> &'static CStr {
     LAST_MESSAGE.get()
 }
 
-/// Keeps a message for the calling thread. For ASYNC_NO_JOBS that is all: `SSL_get_error` would take
-/// a queued error for the end of the connection. A refusal is queued as well, by the C face.
+/// Keeps a message for the calling thread. For ASYNC_NO_JOBS that is all: `SSL_get_error` would
+/// take a queued error for the end of the connection. A refusal is queued as well, by the C face.
 pub fn set_last_message(text: &'static CStr) {
     LAST_MESSAGE.set(text);
 }

@@ -27,7 +27,7 @@
 //!                  valgrind         valgrind learns where stacks are
 //!   2  error                        refusals; the thread's last message
 //!   1  sys/        slots            memory in slots of one size, readable for ever
-//!                  sanitizer        AddressSanitizer and ThreadSanitizer learn of stacks and switches
+//!                  sanitizer        the sanitizers learn of stacks and switches
 //!                  mutex            mutexes that a fork finds free
 //!                  loader           the objects that the dynamic loader has loaded
 //!                  elf              the symbols of one object

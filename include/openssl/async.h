@@ -100,7 +100,8 @@ extern "C" {
  * don't count, and join the thread's idle ones when they finish. A thread that never calls
  * this has no limit.
  *
- * @param max_size   how many jobs may be made, idle ones included; 0: any number, if init_size is 0
+ * @param max_size   how many jobs may be made, idle ones included; 0: any number (init_size is
+ *                   0 then, too)
  * @param init_size  how many are made now; if memory ends there are fewer, which is no error
  * @return 1, or 0 with ASYNC_R_INVALID_POOL_SIZE if init_size is above max_size
  *
@@ -214,10 +215,10 @@ int ASYNC_is_capable(void);
 /**
  * Sets the functions that give and take back memory for stacks, for the whole process.
  *
- * They are asked for 32,768 bytes, or for RSASYNC_STACK_SIZE where the environment sets that.
- * A job uses as many bytes as alloc_fn leaves in *num, be that more or fewer; with fewer than 2 KiB
- * there is no job. Such stacks have no guard but what the functions give them. They
- * may be called in any thread, and must not throw.
+ * They are asked for 32,768 bytes, or for RSASYNC_STACK_SIZE where the environment sets that. A
+ * job uses as many bytes as alloc_fn leaves in *num, be that more or fewer; with fewer than 2 KiB
+ * there is no job. Such stacks have no guard but what the functions give them. They may be called
+ * in any thread, and must not throw.
  *
  * @param alloc_fn  gives memory; NULL keeps the function in place
  * @param free_fn   takes it back; NULL keeps the function in place

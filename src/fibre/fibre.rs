@@ -199,8 +199,9 @@ extern "C" fn push_rax_and_jump() {
     )
 }
 
-// Unwind information for the crate's two functions, which have none, so that a debugger would guess:
-// walks of the stack end there. First what they share (a CIE), then a piece for each (an FDE).
+// Unwind information for the crate's two functions, which have none, so that a debugger would
+// guess: walks of the stack end there. First what they share (a CIE), then a piece for each (an
+// FDE).
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
     ".pushsection .eh_frame, \"a\", @unwind",

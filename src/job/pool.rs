@@ -9,7 +9,8 @@ use crate::job::job::{JobRef, LimitEpoch, ThreadId};
 use crate::job::reclaim::Reclaim;
 use crate::stack::stack::Stack;
 
-/// The jobs of one thread; zeroed memory is a pool without any. The idle ones are linked by [`Job::next_idle`](crate::job::job::Job).
+/// The jobs of one thread; zeroed memory is a pool without any. The idle ones are linked by
+/// [`Job::next_idle`](crate::job::job::Job).
 pub struct Pool {
     /// The idle job used last, as its stack is the warmest.
     top: Cell<Option<JobRef>>,
@@ -74,7 +75,8 @@ impl Pool {
         }
     }
 
-    /// One step of the trimming; at [`Due::Period`] also the end of the period, if it was long enough.
+    /// One step of the trimming; at [`Due::Period`] also the end of the period, if it was long
+    /// enough.
     #[cold]
     pub fn reclaim(&self, due: Due) {
         self.reclaim.step();

@@ -1,13 +1,14 @@
 //! Which libcryptos the process has.
 //!
 //! A libcrypto is what the weak references are bound to, and every object that defines
-//! `ASYNC_start_job` and an error queue itself, whichever way it was loaded. They are looked for when it may matter,
-//! at the first job and at the first error, and again when the loader has loaded something: what
-//! follows from the first call into a libcrypto (its allocator can't be replaced any more, say)
-//! must not come earlier than with its own jobs.
+//! `ASYNC_start_job` and an error queue itself, whichever way it was loaded. They are looked for
+//! when it may matter, at the first job and at the first error, and again when the loader has
+//! loaded something: what follows from the first call into a libcrypto (its allocator can't be
+//! replaced any more, say) must not come earlier than with its own jobs.
 //!
 //! Nobody waits for the loader: it holds its lock while a constructor runs, which may wait for the
-//! thread that starts a job. So an object that is listed may be half loaded, or about to be unloaded:
+//! thread that starts a job. So an object that is listed may be half loaded, or about to be
+//! unloaded:
 //!
 //! ```text
 //!   dlopen:   listed | relocated | constructors | returns          dlclose: destructors | unmapped
@@ -17,7 +18,8 @@
 //! It is called from `relocated` on, when its `dlopen` can't fail any more. Nearly all libcryptos
 //! ask never to be unloaded. One that does not is first pinned, by a thread of its own that may
 //! wait for the loader as long as it has to. (Such a one may itself wait for the loader when it is
-//! initialised, as it does in its own ASYNC_start_job.) What is not ready is tried again at the next call.
+//! initialised, as it does in its own ASYNC_start_job.) What is not ready is tried again at the
+//! next call.
 //!
 //! An example: a server without OpenSSL has started jobs, so `DISCOVERED` is the loader's count,
 //! 9. It loads libm: 10, the next job finds nothing new, and `DISCOVERED` is 10. Another thread
@@ -52,12 +54,12 @@ static WALKED: AtomicU64 = AtomicU64::new(NEVER);
 
 const NEVER: u64 = u64::MAX;
 
-/// The discoverer: a thread, as `pthread_self` names it, and its purpose ([`DISCOVERY`] or [`FORK`]);
-/// 0: none. Only this thread touches the candidates.
+/// The discoverer: a thread, as `pthread_self` names it, and its purpose ([`DISCOVERY`] or
+/// [`FORK`]); 0: none. Only this thread touches the candidates.
 static DISCOVERER: AtomicUsize = AtomicUsize::new(0);
 
-/// When the discoverer became one, in milliseconds of the monotonic clock; NEVER if there is none. Those who
-/// wait for a discoverer that is stuck wait a second together, not each.
+/// When the discoverer became one, in milliseconds of the monotonic clock; NEVER if there is none.
+/// Those who wait for a discoverer that is stuck wait a second together, not each.
 static SINCE_MS: AtomicU64 = AtomicU64::new(NEVER);
 
 /// The purpose is the lowest bit, which the name of a thread leaves free.
@@ -309,8 +311,8 @@ fn pin(identity: usize) {
     PINNING.store(0, Release);
 }
 
-/// Pins in a new thread, which handles no signal of the program. False if there can be none now. Not
-/// by std::thread: to make one, that calls `dlsym` and registers a destructor of the calling
+/// Pins in a new thread, which handles no signal of the program. False if there can be none now.
+/// Not by std::thread: to make one, that calls `dlsym` and registers a destructor of the calling
 /// thread, and the C library waits for the loader in both.
 fn start_pinning(identity: usize) -> bool {
     extern "C" fn run(identity: *mut c_void) -> *mut c_void {

@@ -46,8 +46,9 @@ static INSTALLED: ForkSafeMutex<Installed> = ForkSafeMutex::new(Installed {
 
 /// Installs the functions given, for the whole process; false once a stack was asked for.
 ///
-/// A program with a function of its own that only takes memory back expects it from `malloc`, as libcrypto's default gives
-/// it, and gets it from there. The other way round, [`guarded_free`] takes both.
+/// A program with a function of its own that only takes memory back expects it from `malloc`, as
+/// libcrypto's default gives it, and gets it from there. The other way round, [`guarded_free`]
+/// takes both.
 pub fn install(alloc: Option<AllocFn>, free: Option<FreeFn>) -> bool {
     let mut installed = INSTALLED.lock();
     if installed.is_frozen {

@@ -1,12 +1,15 @@
 //! The objects that the dynamic loader has loaded, without waiting for it.
 //!
-//! glibc has two locks. One is held through a whole `dlopen` or `dlclose`, while constructors
-//! and destructors run; whoever asks `dladdr`, `dlsym` or `dlopen` waits for it, so nothing here
-//! does. The other guards the list of objects while a node is linked or unlinked, and while a
-//! program's `dl_iterate_phdr` runs its callback; [`try_for_each_object`] waits for it a moment. The first may be held for long, by a constructor that waits for
-//! the very thread that asks. In a forked child glibc (2.36) renews the first lock but not the
-//! second, so a child walks the list only after it has itself loaded something: that proves that
-//! the lock is free.
+//! glibc has three locks, all recursive:
+//!
+//! - One is held through a whole `dlopen` or `dlclose`, while constructors and destructors run.
+//!   They may wait for the very thread that asks `dladdr`, `dlsym` or `dlopen`: nothing here does.
+//! - One guards the list of objects, while an object is linked or unlinked, and while a callback of
+//!   `dl_iterate_phdr` runs. [`try_for_each_object`] waits for it a moment. In a forked child glibc
+//!   (2.36) renews the other two but not this one, so a child walks the list only after it has
+//!   itself loaded something: that proves that the lock is free.
+//! - One guards thread-local memory, while a `dlopen` relocates or a thread is created; see
+//!   [`try_with_tls_lock`].
 //!
 //! Whether something was loaded is read from the loader's own count, without any lock. Every
 //! object of a walk comes with the value of that count. The word lies in the loader's data,

@@ -30,8 +30,7 @@ use crate::sys::mutex::ForkSafeMutex;
 use crate::sys::sanitizer;
 
 /// Slots of the first region. A later one has as many as all before it together, so that a crowd
-/// has few regions, and a program under `mlockall(MCL_FUTURE)`, which commits each mapping as it
-/// is made, pays at most for twice what it uses.
+/// has few regions.
 const FIRST_REGION_SLOTS: usize = 4;
 /// Where that growth ends: 12 GiB of address space for stacks of the default size.
 const LARGEST_REGION_SLOTS: usize = 1 << 16;
@@ -84,13 +83,13 @@ impl Content {
 /// The newest region, and by `older` all others.
 struct NewestRegion(Option<&'static Region>);
 
-// SAFETY: regions are process-wide memory. Their `older` is used only under the pool's mutex; one is
-// unmapped only when it is empty, under it.
+// SAFETY: regions are process-wide memory. Their `older` is used only under the pool's mutex; one
+// is unmapped only when it is empty, under it.
 unsafe impl Send for NewestRegion {}
 
 /// The header of a mapping. The user of a slot changes `splits`, its generation, and its bits
-/// `prepared` and `split`; all else changes only under the pool's mutex, and is atomic to be reached
-/// by a shared reference.
+/// `prepared` and `split`; all else changes only under the pool's mutex, and is atomic to be
+/// reached by a shared reference.
 struct Region {
     older: Cell<Option<&'static Region>>,
     pool: &'static SlotPool,
@@ -416,8 +415,8 @@ impl Slot {
         unsafe { libc::mprotect(start, pages.end - pages.start, protection) == 0 }
     }
 
-    /// Makes some pages of a slot that is read-only at rest writable. False if there is no memory. A
-    /// filter of system calls may refuse to change a protection: then they are mapped anew.
+    /// Makes some pages of a slot that is read-only at rest writable. False if there is no memory.
+    /// A filter of system calls may refuse to change a protection: then they are mapped anew.
     pub fn make_writable(&self, pages: Range<usize>) -> bool {
         if self.protect(pages.clone(), READ_WRITE) {
             return true;

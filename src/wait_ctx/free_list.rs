@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::error::{Error, Reason};
 use crate::wait_ctx::wait_ctx::WaitCtx;
 
-/// Freed contexts that a thread keeps for itself, so that making one takes no lock. Zeroed memory is
-/// a list that is not open yet.
+/// Freed contexts that a thread keeps for itself, so that making one takes no lock. Zeroed memory
+/// is a list that is not open yet.
 pub struct FreeList {
     first: Cell<Option<&'static WaitCtx>>,
     /// How many more it takes. It is bounded because a thread may free what others make; it is 0

@@ -132,8 +132,9 @@ impl WaitCtx {
             && let Some(entry) = self.next_to_clean()
         {
             if let Some(cleanup) = entry.cleanup {
-                // SAFETY: the function came with these arguments through ASYNC_WAIT_CTX_set_wait_fd,
-                // whose caller vouches for it. No mutex is held: it may call back.
+                // SAFETY: the function came with these arguments through
+                // ASYNC_WAIT_CTX_set_wait_fd, whose caller vouches for it. No mutex is held: it may
+                // call back.
                 unsafe { cleanup(self.as_ptr().cast(), entry.key, entry.fd, entry.custom_data) };
             }
         }
