@@ -245,6 +245,18 @@ CASE(free_works_with_the_default_alloc, OURS,
     run_a_job_and_clean_up();
 }
 
+CASE(the_default_free_given_back_changes_nothing, SINCE_3_2,
+     "the default alloc stays if a program sets the default free, which it has asked for")
+{
+    ASYNC_stack_alloc_fn alloc, alloc_after;
+    ASYNC_stack_free_fn dealloc, dealloc_after;
+
+    ASYNC_get_mem_functions(&alloc, &dealloc);
+    CHECK_INT(ASYNC_set_mem_functions(NULL, dealloc), 1);
+    ASYNC_get_mem_functions(&alloc_after, &dealloc_after);
+    CHECK(alloc_after == alloc && dealloc_after == dealloc);
+}
+
 CASE(get_takes_null, SINCE_3_2,
      "ASYNC_get_mem_functions fills the outputs that are not NULL")
 {

@@ -170,6 +170,24 @@ static void sets_another(ASYNC_WAIT_CTX *ctx, const void *key, int fd, void *dat
     accepted += ASYNC_WAIT_CTX_set_wait_fd(ctx, &key_c, 100 + fd, NULL, record_cleanup);
 }
 
+static void sets_itself_again(ASYNC_WAIT_CTX *ctx, const void *key, int fd, void *data)
+{
+    record_cleanup(ctx, key, fd, data);
+    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, key, fd, data, sets_itself_again), 0);
+}
+
+/* libcrypto would lose the new entry. */
+CASE(a_cleanup_that_sets_itself_again_is_called_once, OURS,
+     "A cleanup can't add an fd to the context that is being freed, which could go on for ever")
+{
+    ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+
+    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &key_a, 1, NULL, sets_itself_again), 1);
+    n_cleaned = 0;
+    ASYNC_WAIT_CTX_free(ctx);
+    expect_cleaned(FDS(1));
+}
+
 /* libcrypto would lose the new entry. */
 CASE(a_cleanup_may_set_an_fd, OURS,
      "an fd that a cleanup sets in the context being freed is refused, or cleaned up too")
