@@ -128,12 +128,13 @@ fn find_load_count(words: &'static [AtomicU64], count: u64) -> Option<&'static A
 
 /// The recursive mutex that this thread holds once more while it walks the list.
 fn find_list_lock(words: &'static [AtomicU64]) -> Option<&'static AtomicU64> {
+    // SAFETY: the function has no conditions.
+    let this_thread = unsafe { libc::gettid() } as u32;
     // glibc's `pthread_mutex_t` on 64-bit processors, little-endian: lock, count | owner, users |
     // kind.
     let holds = |place: usize| {
         let [lock, owner, kind] = [0, 1, 2].map(|word| words[place + word].load(Relaxed));
-        // SAFETY: the function has no conditions.
-        let is_held = lock as u32 != 0 && owner as u32 == unsafe { libc::gettid() } as u32;
+        let is_held = lock as u32 != 0 && owner as u32 == this_thread;
         let is_recursive = kind as u32 == libc::PTHREAD_MUTEX_RECURSIVE as u32;
         match is_held && is_recursive {
             true => lock >> 32,
