@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::error::{Error, Reason};
 use crate::job::job::{JobRef, LimitEpoch, ThreadId};
-use crate::job::reclaim::Reclaim;
+use crate::job::reclaim::{Reclaim, STEP_JOBS};
 use crate::stack::stack::Stack;
 
 /// The jobs of one thread; zeroed memory is a pool without any. The idle ones are linked by
@@ -38,14 +38,14 @@ pub fn jobs_abandoned() -> u64 {
 /// What is due after a job was pushed.
 pub enum Due {
     Nothing,
-    /// Each 16th time: a step of the trimming.
+    /// Each 16th time: a step of the trimming, which so trims a job for each one pushed.
     Step,
     /// Each 256th time: the same, and a look at the clock.
     Period,
 }
 
 impl Pool {
-    const STEP_EVERY: u32 = 16;
+    const STEP_EVERY: u32 = STEP_JOBS as u32;
     const PERIOD_EVERY: u32 = 256;
 
     /// The idle job that was used last.
@@ -116,8 +116,7 @@ impl Pool {
         job.destroy()
     }
 
-    /// Destroys the idle jobs, begins an epoch with this limit (0: none), and makes idle jobs, or
-    /// fewer of them if memory ends.
+    /// Begins an epoch with this limit, and makes idle jobs, or fewer of them if memory ends.
     pub fn reset(&self, owner: ThreadId, limit: usize, idle: usize) -> Result<(), Error> {
         if idle > limit {
             let text = c"init_size is above max_size; give a larger max_size (with 0, no limit, init_size must be 0)";
@@ -126,11 +125,7 @@ impl Pool {
                 text,
             });
         }
-        self.destroy_idle();
-        self.made.set(0);
-        self.limit.set(limit);
-        self.epoch
-            .set(LimitEpoch(self.epoch.get().0.wrapping_add(1)));
+        self.begin_epoch(limit);
         let idle = if self.is_closed.get() { 0 } else { idle };
         for job in (0..idle).map_while(|_| self.make(owner).ok()) {
             self.push(job);
@@ -138,7 +133,16 @@ impl Pool {
         Ok(())
     }
 
-    pub fn destroy_idle(&self) {
+    /// Destroys the idle jobs, and begins an epoch with this limit (0: none) and no job made.
+    pub fn begin_epoch(&self, limit: usize) {
+        self.destroy_idle();
+        self.made.set(0);
+        self.limit.set(limit);
+        self.epoch
+            .set(LimitEpoch(self.epoch.get().0.wrapping_add(1)));
+    }
+
+    fn destroy_idle(&self) {
         while let Some(job) = self.pop() {
             self.destroy(job).free();
         }

@@ -23,7 +23,7 @@ use crate::sys::clock;
 /// The shortest period, in milliseconds: longer than what busy threads do again and again.
 const PERIOD_MS: u64 = 10_000;
 /// The most jobs that one step trims, so that no call takes much longer than others.
-const STEP_JOBS: usize = 16;
+pub const STEP_JOBS: usize = 16;
 
 /// Which jobs of a pool are to be trimmed; zeroed memory is a valid value.
 pub struct Reclaim {

@@ -125,8 +125,7 @@ impl Thread {
 
     /// Destroys the idle jobs and forgets the limit. Paused and running jobs stay.
     pub fn clean_up(&self) {
-        let unlimited = self.pool.reset(self.id.get(), 0, 0);
-        debug_assert!(unlimited.is_ok(), "no idle job is asked for");
+        self.pool.begin_epoch(0);
     }
 
     /// `pthread_exit` or a cancellation has unwound the current job and goes on to the thread's

@@ -226,7 +226,7 @@ fn walk(count: u64, patience_ms: u64) -> bool {
         }
         ControlFlow::Continue(())
     });
-    if is_walked.is_none() {
+    if !is_walked {
         return false;
     }
     if !weak_is_listed {

@@ -32,14 +32,12 @@ macro_rules! symbols {
         impl Symbols {
             /// Those that an object defines itself.
             pub fn of(object: &Object) -> Self {
-                let function = |name: &[u8]| {
-                    let name = CStr::from_bytes_with_nul(name).ok()?;
-                    object.symbol(name, SymbolType::Function)
-                };
                 let pointer = |name: &[u8]| {
-                    function(name).map_or(ptr::null_mut(), |(address, _)| {
-                        ptr::with_exposed_provenance_mut(address)
-                    })
+                    let name = CStr::from_bytes_with_nul(name).expect("it ends with a NUL");
+                    match object.symbol(name, SymbolType::Function) {
+                        Some((address, _)) => ptr::with_exposed_provenance_mut(address),
+                        None => ptr::null_mut(),
+                    }
                 };
                 // SAFETY: NULL is None; else it is the function of that name, which has this
                 // type in OpenSSL's headers.

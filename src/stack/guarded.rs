@@ -18,7 +18,7 @@
 use std::ffi::c_long;
 use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 use crate::stack::valgrind;
 use crate::sys::limits::page_bytes;
@@ -73,11 +73,6 @@ impl GuardedStack {
         Some(Self { slot, is_guarded })
     }
 
-    /// See [`Slot::is_temporary`].
-    pub fn is_temporary(&self) -> bool {
-        self.slot.is_temporary()
-    }
-
     /// The usable memory.
     pub fn addresses(&self) -> Range<usize> {
         let Range { start, end } = self.slot.addresses();
@@ -89,9 +84,8 @@ impl GuardedStack {
         start..start + GUARD_BYTES
     }
 
-    /// See [`Slot::generation`].
-    pub fn generation(&self) -> &'static AtomicU32 {
-        self.slot.generation()
+    pub fn slot(&self) -> &Slot {
+        &self.slot
     }
 
     /// Makes the guard of a slot that has none, and the stack writable where it is not.

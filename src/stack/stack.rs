@@ -26,16 +26,17 @@ pub const OWNER_BYTES: usize = 256;
 pub struct Stack {
     frames: Range<usize>,
     memory: Memory,
-    /// The owner's bytes, if they are not above the frames.
-    owner: Option<Slot>,
     valgrind: valgrind::Registration,
 }
 
 enum Memory {
-    /// A slot of our own; the owner's bytes are at the top, unless it may be unmapped.
-    Guarded(GuardedStack),
+    /// A slot of our own; the owner's bytes are at the top, or in a slot apart if it may be unmapped.
+    Guarded {
+        stack: GuardedStack,
+        owner: Option<Slot>,
+    },
     /// From the program's functions, which may unmap it.
-    Users { free: FreeFn },
+    Users { free: FreeFn, owner: Slot },
 }
 
 /// Owners' bytes that are not at the top of their stacks.
@@ -67,6 +68,7 @@ impl Stack {
     /// A stack from the functions in place; None if they have no memory.
     pub fn new() -> Option<Self> {
         let _guard = SyscallGuard::new();
+        env::report_nonsense();
         let functions = mem_functions::freeze();
         let stack = match functions.is_builtin() {
             true => Self::builtin(),
@@ -78,31 +80,28 @@ impl Stack {
     }
 
     fn builtin() -> Option<Self> {
-        env::report_nonsense();
-        let memory = GuardedStack::new(&FOR_JOBS, env::options().stack_bytes())?;
-        let owner = match memory.is_temporary() {
+        let stack = GuardedStack::new(&FOR_JOBS, env::options().stack_bytes())?;
+        let owner = match stack.slot().is_temporary() {
             true => match OWNERS.take(OWNER_BYTES) {
                 None => {
-                    memory.free();
+                    stack.free();
                     return None;
                 }
                 owner => owner,
             },
             false => None,
         };
-        let Range { start, end } = memory.addresses();
+        let Range { start, end } = stack.addresses();
         let above = if owner.is_none() { OWNER_BYTES } else { 0 };
         Some(Self {
             frames: start..end - above,
-            owner,
             valgrind: valgrind::Registration::new(start..end),
-            memory: Memory::Guarded(memory),
+            memory: Memory::Guarded { stack, owner },
         })
     }
 
     #[cold]
     fn from_program(functions: MemFunctions) -> Option<Self> {
-        env::report_nonsense();
         let MemFunctions { alloc, free } = functions;
         let owner = OWNERS.take(OWNER_BYTES)?;
         let set = env::options().stack_bytes_set;
@@ -122,8 +121,7 @@ impl Stack {
         Some(Self {
             valgrind: valgrind::Registration::new(frames.clone()),
             frames,
-            memory: Memory::Users { free },
-            owner: Some(owner),
+            memory: Memory::Users { free, owner },
         })
     }
 
@@ -137,7 +135,7 @@ impl Stack {
     #[cold]
     pub fn whole(&self) -> Range<usize> {
         match &self.memory {
-            Memory::Guarded(stack) => stack.addresses(),
+            Memory::Guarded { stack, .. } => stack.addresses(),
             Memory::Users { .. } => self.frames(),
         }
     }
@@ -145,9 +143,12 @@ impl Stack {
     /// [`OWNER_BYTES`] bytes for the stack's owner. They can be read for ever; until another
     /// stack's owner writes there they are zeros, or what this one left.
     pub fn owner_bytes(&self) -> NonNull<u8> {
-        let start = match &self.owner {
-            None => self.frames.end,
-            Some(owner) => owner.addresses().start,
+        let start = match &self.memory {
+            Memory::Guarded { owner: None, .. } => self.frames.end,
+            Memory::Guarded {
+                owner: Some(owner), ..
+            }
+            | Memory::Users { owner, .. } => owner.addresses().start,
         };
         NonNull::new(ptr::with_exposed_provenance_mut(start)).expect("it is no NULL")
     }
@@ -155,15 +156,17 @@ impl Stack {
     /// A number that stays when the stack is freed, for the next owner in the same place; 0 for
     /// the first.
     pub fn generation(&self) -> &'static AtomicU32 {
-        match (&self.owner, &self.memory) {
-            (None, Memory::Guarded(stack)) => stack.generation(),
-            (Some(owner), _) => owner.generation(),
-            (None, Memory::Users { .. }) => unreachable!("such a stack has its owner apart"),
+        match &self.memory {
+            Memory::Guarded { stack, owner: None } => stack.slot().generation(),
+            Memory::Guarded {
+                owner: Some(owner), ..
+            }
+            | Memory::Users { owner, .. } => owner.generation(),
         }
     }
 
     fn is_unguarded(&self) -> bool {
-        matches!(&self.memory, Memory::Guarded(stack) if !stack.is_guarded)
+        matches!(&self.memory, Memory::Guarded { stack, .. } if !stack.is_guarded)
     }
 
     /// Memory that held frames before is going to be written.
@@ -175,7 +178,7 @@ impl Stack {
     /// Gives back the whole pages below the owner's, if the memory is ours and not locked.
     pub fn trim(&self) {
         let _guard = SyscallGuard::new();
-        if let Memory::Guarded(stack) = &self.memory {
+        if let Memory::Guarded { stack, .. } = &self.memory {
             stack.discard_below(self.frames.end);
         }
     }
@@ -184,16 +187,16 @@ impl Stack {
     pub fn free(self) -> bool {
         let _guard = SyscallGuard::new();
         UNGUARDED.fetch_sub(self.is_unguarded().into(), Relaxed);
-        let went_back = match self.memory {
-            Memory::Guarded(stack) => stack.free(),
-            Memory::Users { free } => {
+        let (went_back, owner) = match self.memory {
+            Memory::Guarded { stack, owner } => (stack.free(), owner),
+            Memory::Users { free, owner } => {
                 // SAFETY: it goes with the function that gave this memory; by owning the Stack
                 // the caller knows that nobody uses it.
                 unsafe { free(ptr::with_exposed_provenance_mut(self.frames.start)) };
-                true
+                (true, Some(owner))
             }
         };
-        if let Some(owner) = self.owner {
+        if let Some(owner) = owner {
             owner.free();
         }
         FREED.fetch_add(1, Release);
@@ -205,7 +208,7 @@ impl Stack {
         let _guard = SyscallGuard::new();
         let bytes = match &self.memory {
             Memory::Users { .. } => self.frames.len(),
-            Memory::Guarded(stack) => stack.resident_bytes(),
+            Memory::Guarded { stack, .. } => stack.resident_bytes(),
         };
         if self.free() { bytes } else { 0 }
     }

@@ -161,19 +161,20 @@ fn find_list_lock(words: &'static [AtomicU64]) -> Option<&'static AtomicU64> {
 pub fn try_for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(
     patience_ms: u64,
     each: F,
-) -> Option<u64> {
+) -> bool {
     let lock = LIST_LOCK.load(Relaxed);
     if lock.is_null() {
-        return Some(for_each_object(each));
+        for_each_object(each);
+        return true;
     }
     // SAFETY: it is the loader's mutex, which is never destroyed.
     unsafe {
-        if !lock_until(lock, &time_in(patience_ms)) {
-            return None;
+        let is_locked = lock_until(lock, &time_in(patience_ms));
+        if is_locked {
+            for_each_object(each);
+            libc::pthread_mutex_unlock(lock);
         }
-        let count = for_each_object(each);
-        libc::pthread_mutex_unlock(lock);
-        Some(count)
+        is_locked
     }
 }
 
@@ -253,21 +254,14 @@ pub fn for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(each: F) -> u64 {
 /// Copies the name of the file of the object that an address lies in. (What `dladdr` points to is
 /// freed with the object.) False if there is no object, or the name is too long.
 pub fn copy_file_name(address: usize, to: &mut [c_char]) -> bool {
-    let mut is_copied = false;
-    for_each_object(|object| {
-        if !object.contains(address) {
-            return ControlFlow::Continue(());
+    let copy = |object: &Object| {
+        let name = object.file_name()?.to_bytes_with_nul();
+        for (to, &byte) in to.iter_mut().zip(name) {
+            *to = byte as c_char;
         }
-        if let Some(name) = object.file_name() {
-            let name = name.to_bytes_with_nul();
-            is_copied = name.len() <= to.len();
-            for (to, &byte) in to.iter_mut().zip(name) {
-                *to = byte as c_char;
-            }
-        }
-        ControlFlow::Break(())
-    });
-    is_copied
+        Some(name.len() <= to.len())
+    };
+    with_listed_object_at(address, copy).flatten() == Some(true)
 }
 
 /// Whether the object that an address lies in is relocated: a `dlopen` that is under way has
@@ -299,15 +293,18 @@ pub unsafe fn with_object_at<R>(address: usize, f: impl FnOnce(&Object) -> R) ->
         };
         return Some(f(&object));
     }
+    with_listed_object_at(address, f)
+}
+
+/// The same by a walk through the list.
+fn with_listed_object_at<R>(address: usize, f: impl FnOnce(&Object) -> R) -> Option<R> {
     let (mut f, mut result) = (Some(f), None);
     for_each_object(|object| {
-        if object.contains(address) {
-            result = f.take().map(|f| f(object));
+        if !object.contains(address) {
+            return ControlFlow::Continue(());
         }
-        match f {
-            Some(_) => ControlFlow::Continue(()),
-            None => ControlFlow::Break(()),
-        }
+        result = f.take().map(|f| f(object));
+        ControlFlow::Break(())
     });
     result
 }

@@ -421,15 +421,9 @@ impl Slot {
         if self.protect(pages.clone(), READ_WRITE) {
             return true;
         }
-        let bytes = pages.end - pages.start;
-        // SAFETY: errno's place is the thread's own; the advice changes the contents of no page.
-        unsafe {
-            let is_remapped = *libc::__errno_location() != libc::ENOMEM
-                && map_memory(Some(pages.start), bytes, false).is_some();
-            let start = ptr::with_exposed_provenance_mut(pages.start);
-            libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE);
-            is_remapped
-        }
+        // SAFETY: errno's place is the thread's own.
+        let has_memory = unsafe { *libc::__errno_location() } != libc::ENOMEM;
+        has_memory && remap(pages, false)
     }
 
     /// Counts two mappings for the protection of this slot; false if slots have three quarters of
@@ -459,12 +453,8 @@ impl Slot {
     /// Makes a split slot as it was when its region was mapped, which is read-only; false if the
     /// system refuses.
     pub fn restore_read_only(&self) -> bool {
-        let Range { start, end } = self.addresses();
-        let is_restored = map_memory(Some(start), end - start, true).is_some();
+        let is_restored = remap(self.addresses(), true);
         if is_restored {
-            let pages = ptr::with_exposed_provenance_mut(start);
-            // SAFETY: the advice changes the contents of no page.
-            unsafe { libc::madvise(pages, end - start, libc::MADV_NOHUGEPAGE) };
             self.bits().prepared.fetch_and(!self.bit(), Relaxed);
             self.unsplit();
         }
@@ -497,6 +487,18 @@ impl Slot {
     fn bit(&self) -> u64 {
         1 << (self.index % 64)
     }
+}
+
+/// Maps pages of a region anew, without huge pages; false if the system refuses.
+fn remap(pages: Range<usize>, is_read_only: bool) -> bool {
+    let bytes = pages.end - pages.start;
+    let is_mapped = map_memory(Some(pages.start), bytes, is_read_only).is_some();
+    if is_mapped {
+        let start = ptr::with_exposed_provenance_mut(pages.start);
+        // SAFETY: the advice changes the contents of no page.
+        unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
+    }
+    is_mapped
 }
 
 /// Maps zeroed memory, none of it committed yet: in a place where there is memory of ours that
