@@ -45,15 +45,20 @@ static void for_each_plug_in(void (*f)(const char *name))
     free(names);
 }
 
-static void *runs_a_job(void *unused)
+static void run_a_job(void)
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
 
     finish(paused_job(ctx, 1, 5), 5);
-    CHECK_INT(ASYNC_init_thread(1, 2), 0);
     CHECK_INT(ASYNC_init_thread(1, 1), 1);
     ASYNC_cleanup_thread();
     ASYNC_WAIT_CTX_free(ctx);
+}
+
+static void *runs_a_job(void *unused)
+{
+    CHECK_INT(ASYNC_init_thread(1, 2), 0); /* queues an error */
+    run_a_job();
     return unused;
 }
 
@@ -191,7 +196,10 @@ static void *times_jobs(void *unused)
     return unused;
 }
 
-/* In libcrypto's own children a job may hang: other threads use jobs at the fork. */
+/*
+ * In libcrypto's own children a job may hang: other threads use jobs at the fork. On rsasync an
+ * error may: 1.1.1 loads its texts at the first one, under a lock that a child finds held for ever.
+ */
 static void *times_forks(void *unused)
 {
 #ifdef ON_LIBCRYPTO
@@ -204,7 +212,7 @@ static void *times_forks(void *unused)
 
         if (pid == 0) {
             alarm(10);
-            runs_a_job(NULL);
+            run_a_job();
             _exit(0);
         }
         note(begin);
