@@ -31,7 +31,7 @@ LINKER := $(filter-out ccache distcc sccache,$(CC))
 LINK    := -C linker=$(firstword $(LINKER)) \
     $(patsubst %,-C link-arg=%,$(wordlist 2,$(words $(LINKER)),$(LINKER)) $(LDFLAGS))
 
-.PHONY: all library demo test bench fuzz soak matrix install headers clean
+.PHONY: all library demo test bench fuzz soak matrix depth install headers clean
 
 all: library $(STATIC)
 
@@ -100,6 +100,13 @@ matrix:
 	@sh ctests/needs
 	$(CARGO) build --quiet -p ctests --bins
 	$(TARGET)/debug/matrix $(FLAGS)
+
+# How deep OpenSSL goes on a job's stack, by version and operation. The first run builds OpenSSL, as
+# for `make matrix`.
+depth:
+	@sh ctests/needs
+	$(CARGO) build --quiet -p ctests --bin depth
+	$(TARGET)/debug/depth
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \
