@@ -1,0 +1,103 @@
+//! The `rsasync` command: its arguments.
+
+mod bindings;
+mod check;
+mod elf;
+mod error;
+mod library;
+mod memory;
+mod objects;
+mod process;
+mod run;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// Puts rsasync, OpenSSL's asynchronous jobs on guarded stacks, under a program, and shows from
+/// outside what it does there.
+///
+/// It needs no help of the process that it looks at: it reads the process's memory, as a debugger
+/// does. So it must run as the same user or as root.
+#[derive(Parser)]
+#[command(name = "rsasync", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Subcommands,
+}
+
+#[derive(Subcommand)]
+enum Subcommands {
+    /// Runs a program with rsasync preloaded
+    ///
+    /// The library is added to what LD_PRELOAD has. A program that clears its environment loses it
+    /// at its next exec: nginx.conf needs `env LD_PRELOAD;`.
+    Run(Run),
+    /// Says whether a process's calls go to rsasync
+    ///
+    /// It reads which function each library's calls of ASYNC_ functions are bound to. The exit
+    /// status is 0 if they go to rsasync, 1 if they don't, 2 if that can't be told; of several
+    /// processes, 1 if any has 1.
+    Check(Check),
+    /// Writes the man pages and the completions of shells into a directory
+    #[command(hide = true)]
+    Generate { directory: PathBuf },
+}
+
+#[derive(Args)]
+struct Run {
+    /// Usable bytes of a job's stack, as RSASYNC_STACK_SIZE
+    #[arg(long, value_name = "SIZE")]
+    stack_size: Option<String>,
+    /// The library, if it is not the one beside this command or the one that the loader finds
+    #[arg(long, value_name = "PATH")]
+    library: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    program: Vec<OsString>,
+}
+
+#[derive(Args)]
+struct Check {
+    /// The processes
+    #[arg(value_name = "PID", required_unless_present = "all")]
+    pids: Vec<i32>,
+    /// All processes that have libssl, libcrypto or rsasync
+    #[arg(long, conflicts_with_all = ["pids", "tree"])]
+    all: bool,
+    /// Their children too, as a server's workers
+    #[arg(long)]
+    tree: bool,
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Subcommands::Run(run) => {
+            let (program, arguments) = run.program.split_first().expect("one is required");
+            let size = run.stack_size.as_deref();
+            run::run(run.library.as_deref(), size, program, arguments).and_then(Err)
+        }
+        Subcommands::Check(it) => check::check(&it.pids, it.all, it.tree),
+        Subcommands::Generate { directory } => generate(&directory),
+    };
+    done.unwrap_or_else(|error| {
+        anstream::eprintln!("rsasync: {error}");
+        ExitCode::from(2)
+    })
+}
+
+fn generate(directory: &std::path::Path) -> error::Result<ExitCode> {
+    let io = |error: std::io::Error| error::Error::new(error.to_string());
+    let mut command = Arguments::command();
+    for shell in [
+        clap_complete::Shell::Bash,
+        clap_complete::Shell::Zsh,
+        clap_complete::Shell::Fish,
+    ] {
+        clap_complete::generate_to(shell, &mut command, "rsasync", directory).map_err(io)?;
+    }
+    clap_mangen::generate_to(command, directory).map_err(io)?;
+    Ok(ExitCode::SUCCESS)
+}
