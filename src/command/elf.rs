@@ -160,13 +160,13 @@ impl Object {
         read_only.map(|it| it.addresses.clone())
     }
 
-    /// The code, and the index to the unwind information.
-    pub fn code(&self) -> impl Iterator<Item = Range<u64>> {
-        let loads = self.segments_of(elf::PT_LOAD);
-        let code = loads.filter(|it| it.flags.contains(elf::PF_X));
-        code.map(|it| it.addresses.clone())
+    /// From the lowest address to the highest.
+    pub fn addresses(&self) -> Range<u64> {
+        let ends = self.segments_of(elf::PT_LOAD).map(|it| it.addresses.end);
+        self.start()..ends.max().unwrap_or(0)
     }
 
+    /// The index of the unwind information.
     pub fn unwind_index(&self) -> Option<Range<u64>> {
         let index = self.segments_of(elf::PT_GNU_EH_FRAME).next()?;
         Some(index.addresses.clone())

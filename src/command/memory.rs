@@ -20,6 +20,13 @@ pub struct Mapping {
     pub is_deleted: bool,
 }
 
+/// What of some addresses has been touched.
+pub struct Pages {
+    pub resident_bytes: u64,
+    /// The lowest page that is in memory, or was swapped out.
+    pub lowest: Option<u64>,
+}
+
 pub trait Memory {
     /// Fills `to`; None if some of it can't be read.
     fn read(&self, address: u64, to: &mut [u8]) -> Option<()>;
@@ -29,6 +36,9 @@ pub trait Memory {
 
     /// What the kernel told the program at its start, such as `AT_PHDR`.
     fn auxiliary(&self, key: u64) -> Option<u64>;
+
+    /// The pages in these addresses; None if that is not known.
+    fn pages(&self, addresses: Range<u64>) -> Option<Pages>;
 
     /// The file that a mapping shows, if it is still to be had.
     fn open(&self, mapping: &Mapping) -> Option<File>;

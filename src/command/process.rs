@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use nix::unistd::{Uid, User};
 use procfs::process::{self, MMapPath};
 
 use crate::error::{Error, Result};
-use crate::memory::{Mapping, Memory};
+use crate::memory::{Mapping, Memory, Pages};
 
 pub struct Process {
     pub pid: i32,
@@ -18,6 +19,8 @@ pub struct Process {
     pub name: String,
     proc: process::Process,
     memory: File,
+    /// None where the kernel has none.
+    pagemap: Option<File>,
     mappings: Vec<Mapping>,
     auxiliary: HashMap<u64, u64>,
 }
@@ -96,6 +99,7 @@ impl Process {
             pid,
             name: stat.comm,
             memory,
+            pagemap: File::open(format!("/proc/{pid}/pagemap")).ok(),
             mappings: mappings.collect(),
             auxiliary: proc.auxv().unwrap_or_default(),
             proc,
@@ -126,19 +130,6 @@ impl Process {
         let is_there = is_it(&mapping.path) || is_it(&self.in_its_root(&mapping.path));
         mapping.is_deleted || !is_there
     }
-
-    /// How many bytes of these addresses are in memory.
-    pub fn resident_bytes(&self, addresses: std::ops::Range<u64>) -> Option<u64> {
-        let page = procfs::page_size();
-        let (first, end) = (addresses.start / page, addresses.end.div_ceil(page));
-        let mut pagemap = self.proc.pagemap().ok()?;
-        let pages = pagemap.get_range_info(first as usize..end as usize).ok()?;
-        let is_present = |info: &&process::PageInfo| {
-            matches!(info, process::PageInfo::MemoryPage(flags)
-                if flags.contains(process::MemoryPageFlags::PRESENT))
-        };
-        Some(pages.iter().filter(is_present).count() as u64 * page)
-    }
 }
 
 impl Memory for Process {
@@ -152,6 +143,32 @@ impl Memory for Process {
 
     fn auxiliary(&self, key: u64) -> Option<u64> {
         self.auxiliary.get(&key).copied()
+    }
+
+    fn pages(&self, addresses: Range<u64>) -> Option<Pages> {
+        // Bits of an entry of /proc/PID/pagemap.
+        const PRESENT: u64 = 1 << 63;
+        const SWAPPED: u64 = 1 << 62;
+        const ENTRY_BYTES: u64 = 8;
+        let page_bytes = procfs::page_size();
+        let first = addresses.start / page_bytes;
+        let count = addresses.end.div_ceil(page_bytes).checked_sub(first)?;
+        let mut entries = vec![0; usize::try_from(count * ENTRY_BYTES).ok()?];
+        let pagemap = self.pagemap.as_ref()?;
+        pagemap.read_exact_at(&mut entries, first * ENTRY_BYTES).ok()?;
+        let entries = entries.chunks_exact(ENTRY_BYTES as usize);
+        let entries = entries.map(|it| u64::from_le_bytes(it.try_into().expect("eight bytes")));
+        let (mut resident, mut lowest) = (0, None);
+        for (page, entry) in (first..).zip(entries) {
+            resident += u64::from(entry & PRESENT != 0);
+            if entry & (PRESENT | SWAPPED) != 0 {
+                lowest = lowest.or(Some(page * page_bytes));
+            }
+        }
+        Some(Pages {
+            resident_bytes: resident * page_bytes,
+            lowest,
+        })
     }
 
     fn open(&self, mapping: &Mapping) -> Option<File> {
