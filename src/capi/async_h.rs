@@ -12,7 +12,7 @@ use crate::c_types::{
     ASYNC_ERR, ASYNC_FINISH, ASYNC_JOB, ASYNC_NO_JOBS, ASYNC_PAUSE, ASYNC_WAIT_CTX,
     ASYNC_callback_fn, ASYNC_stack_alloc_fn, ASYNC_stack_free_fn, OSSL_ASYNC_FD,
 };
-use crate::error::{Error, set_last_message};
+use crate::error::{Error, note_no_job, note_refusal};
 use crate::job::job::{Args, Handle};
 use crate::job::switching::{self, Outcome};
 use crate::job::thread::Thread;
@@ -156,7 +156,7 @@ pub unsafe extern "C" fn ASYNC_start_job(
                 ASYNC_PAUSE
             }
             Outcome::NoJobs(why) => {
-                set_last_message(why);
+                note_no_job(why);
                 ASYNC_NO_JOBS
             }
         })
@@ -486,7 +486,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_callback(
         }
         Err(error) => {
             // libcrypto refuses this one, too, and queues nothing.
-            set_last_message(error.text);
+            note_refusal(error);
             0
         }
     }
@@ -582,7 +582,7 @@ fn or_refuse<T>(function: &'static CStr, refused: T, body: impl FnOnce() -> Resu
 
 #[cold]
 fn refuse(function: &'static CStr, error: Error) {
-    set_last_message(error.text);
+    note_refusal(error);
     error_queue::push(error, function);
 }
 

@@ -47,6 +47,8 @@ const _: () = assert!(mem::size_of::<Option<Context>>() == mem::size_of::<usize>
 impl Fibre {
     /// Bytes at the beginning that every switch uses; the first one uses more.
     pub const HOT_BYTES: usize = mem::offset_of!(Self, func);
+    pub const SUSPENDED_OFFSET: usize = mem::offset_of!(Self, suspended);
+    pub const FUNC_OFFSET: usize = mem::offset_of!(Self, func);
     /// `prepare` writes less than this below the end of the frames, in bytes.
     pub const FIRST_FRAME_BYTES: usize = 192;
 
@@ -128,6 +130,20 @@ impl Fibre {
     /// The first thing that `trampoline_instrumented` calls, on the new stack.
     extern "C" fn finish_first_switch(&self) {
         self.sanitizer.finish_switch(FakeStack::NONE, false);
+    }
+
+    /// The lowest address that the suspended side uses: its stack pointer, and what a function may
+    /// use below that (the red zone).
+    pub fn lowest_in_use(&self) -> Option<usize> {
+        const RED_ZONE_BYTES: usize = 128;
+        // SAFETY: a context is a pointer (`repr(C)`), to where the switch has put the registers.
+        let context = unsafe { *self.suspended.as_ptr().cast::<usize>() };
+        context.checked_sub(RED_ZONE_BYTES)
+    }
+
+    /// The address of what the fibre runs; 0 before its first run.
+    pub fn func_address(&self) -> usize {
+        self.func.get().map_or(0, |func| func as usize)
     }
 
     /// What `func` returned, once, if it did.

@@ -7,9 +7,9 @@
 //!   pause                        ... | switch back | marks cleared
 //! ```
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, NoJob, Reason};
 use crate::fibre::fibre::Func;
 use crate::job::job::{Args, Handle, JobRef, State};
 use crate::job::pool::Due;
@@ -21,7 +21,7 @@ use crate::wait_ctx::wait_ctx::WaitCtx;
 /// How a call that started or resumed a job ended.
 pub enum Outcome {
     /// No job could be had, for this reason. It is no error: it may be tried again.
-    NoJobs(&'static CStr),
+    NoJobs(NoJob),
     Paused(Handle),
     Finished(c_int),
 }
@@ -36,7 +36,7 @@ pub fn start(
 ) -> Result<Outcome, Error> {
     let job = match thread.pool.pop() {
         Some(job) => job,
-        None => match thread.pool.make(thread.id()) {
+        None => match make(thread) {
             Ok(job) => job,
             Err(why) => return Ok(Outcome::NoJobs(why)),
         },
@@ -46,6 +46,7 @@ pub fn start(
         return Err(error);
     }
     job.wait_ctx.set(wait_ctx);
+    thread.counts().starts.increment();
     discover_if_due();
     let callers = SavedLibCtx::of_thread();
     Ok(switch_in(thread, job, callers))
@@ -59,6 +60,7 @@ pub fn resume(thread: &Thread, handle: Handle) -> Result<Outcome, Error> {
     let Some(job) = handle.job().filter(is_resumable) else {
         return Err(why_not_resumed(thread, handle));
     };
+    thread.counts().resumes.increment();
     discover_if_due();
     let callers = job.lib_ctx.swap_with_thread();
     Ok(switch_in(thread, job, callers))
@@ -69,6 +71,7 @@ pub fn resume(thread: &Thread, handle: Handle) -> Result<Outcome, Error> {
 #[inline(always)]
 fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx) -> Outcome {
     job.state.set(State::Running);
+    job.switches.set(job.switches.get().wrapping_add(1));
     let starter = thread.current.replace(Some(job));
     // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
     unsafe { job.fibre.switch() };
@@ -77,9 +80,11 @@ fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx) -> Outcome {
     job.lib_ctx.save_and_restore(callers);
     let Some(result) = job.fibre.take_result() else {
         job.state.set(State::Paused);
+        thread.counts().pauses.increment();
         return Outcome::Paused(job.handle());
     };
     job.finish();
+    thread.counts().finishes.increment();
     release(thread, job);
     Outcome::Finished(result)
 }
@@ -117,12 +122,23 @@ fn discover_if_due() {
     }
 }
 
+/// A new job. A thread whose jobs never finish, because their clients go away, comes here only: so
+/// this looks for orphans, too, and one whose time has come makes room under the thread's limit.
+#[cold]
+fn make(thread: &Thread) -> Result<JobRef, NoJob> {
+    thread.orphans.begin_pass();
+    thread.orphans.step(thread.id(), &thread.pool);
+    thread.pool.make(thread.id())
+}
+
 #[cold]
 fn house_keeping(thread: &Thread, due: Due) {
     if matches!(due, Due::Period) {
         discover::poll(); // it may run jobs, so nothing of the pool is in hand
+        thread.orphans.begin_pass();
     }
     thread.pool.reclaim(due);
+    thread.orphans.step(thread.id(), &thread.pool);
 }
 
 #[cold]
