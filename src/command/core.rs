@@ -29,6 +29,8 @@ pub struct Core {
     file: File,
     segments: Vec<Segment>,
     mappings: Vec<Mapping>,
+    /// Where segments and mappings begin and end, sorted.
+    bounds: Vec<u64>,
     /// For each mapping its file, if that is what was mapped.
     files: Vec<Option<File>>,
     auxiliary: HashMap<u64, u64>,
@@ -77,9 +79,12 @@ impl Core {
             name: String::new(),
             threads: Vec::new(),
             signal: None,
-            file: file.try_clone().map_err(|error| Error::new(error.to_string()))?,
+            file: file
+                .try_clone()
+                .map_err(|error| Error::new(error.to_string()))?,
             segments: Vec::new(),
             mappings: Vec::new(),
+            bounds: Vec::new(),
             files: Vec::new(),
             auxiliary: HashMap::new(),
         };
@@ -99,6 +104,10 @@ impl Core {
         }
         core.segments.sort_by_key(|segment| segment.addresses.start);
         core.mappings.sort_by_key(|mapping| mapping.addresses.start);
+        let of_segments = core.segments.iter().map(|it| &it.addresses);
+        let places = of_segments.chain(core.mappings.iter().map(|it| &it.addresses));
+        core.bounds = places.flat_map(|it| [it.start, it.end]).collect();
+        core.bounds.sort_unstable();
         core.find_files(exe, exe_file)?;
         Ok(core)
     }
@@ -116,12 +125,12 @@ impl Core {
             }
             elf::NT_SIGINFO => {
                 const ADDRESS: usize = 16;
-                self.signal = half(bytes, 0).zip(word(bytes, ADDRESS)).map(
-                    |(number, address)| Signal {
+                self.signal = half(bytes, 0)
+                    .zip(word(bytes, ADDRESS))
+                    .map(|(number, address)| Signal {
                         number: number as i32,
                         address,
-                    },
-                );
+                    });
             }
             elf::NT_AUXV => {
                 let words: Vec<u64> = (0..bytes.len() / 8)
@@ -173,7 +182,8 @@ impl Core {
     fn is_shown_by(&self, mapping: &Mapping, file: &File) -> bool {
         const PAGE_BYTES: usize = 4096;
         let (mut of_core, mut of_file) = (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]);
-        self.read_dumped(mapping.addresses.start, &mut of_core).is_some()
+        self.read_dumped(mapping.addresses.start, &mut of_core)
+            .is_some()
             && file.read_exact_at(&mut of_file, 0).is_ok()
             && of_core == of_file
     }
@@ -206,11 +216,8 @@ impl Core {
 
     /// How many bytes from this address on come from one place.
     fn piece(&self, address: u64) -> u64 {
-        let next = |places: &mut dyn Iterator<Item = u64>| places.find(|&place| place > address);
-        let bounds = self.segments.iter().flat_map(|it| [it.addresses.start, it.addresses.end]);
-        let of_files = self.mappings.iter().flat_map(|it| [it.addresses.start, it.addresses.end]);
-        let (first, second) = (next(&mut { bounds }), next(&mut { of_files }));
-        let end = [first, second].into_iter().flatten().min();
+        let next = self.bounds.partition_point(|&bound| bound <= address);
+        let end = self.bounds.get(next);
         end.map_or(u64::MAX, |end| end - address)
     }
 }
@@ -225,7 +232,8 @@ impl Memory for Core {
             let at = address.checked_add(done as u64)?;
             let count = self.piece(at).min((to.len() - done) as u64) as usize;
             let part = &mut to[done..done + count];
-            self.read_dumped(at, part).or_else(|| self.read_mapped(at, part))?;
+            self.read_dumped(at, part)
+                .or_else(|| self.read_mapped(at, part))?;
             done += count;
         }
         Some(())

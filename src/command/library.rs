@@ -1,7 +1,9 @@
 //! rsasync among a process's objects: the note by which it is known, and where its state lies.
 
+use crate::error::Result;
 use crate::memory::Memory;
 use crate::objects::Loaded;
+use crate::state::State;
 
 /// An object that has rsasync in it: the shared library, or a program that it was linked into.
 pub struct Library {
@@ -9,7 +11,13 @@ pub struct Library {
     pub object: usize,
     pub version: String,
     /// Where the table is that describes its state.
-    pub state: u64,
+    state: u64,
+}
+
+impl Library {
+    pub fn state(&self, memory: &dyn Memory) -> Result<State> {
+        State::read(memory, self.state)
+    }
 }
 
 /// All of them; a process has one, unless somebody loads a second.
@@ -22,7 +30,8 @@ pub fn all(memory: &dyn Memory, objects: &[Loaded]) -> Vec<Library> {
         let state = place.wrapping_add_signed(i64::from_le_bytes(offset));
         Some(Library {
             object: index,
-            version: String::new(),
+            version: State::library_version(memory, state)
+                .unwrap_or("of no known version".to_owned()),
             state,
         })
     });

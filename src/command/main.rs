@@ -2,19 +2,31 @@
 
 mod bindings;
 mod check;
+mod core;
 mod elf;
 mod error;
+mod jobs;
 mod library;
 mod memory;
 mod objects;
 mod process;
+mod prometheus;
 mod run;
+mod snapshot;
+mod state;
+mod status;
+mod symbols;
+mod table;
+mod unwind;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::status::Format;
 
 /// Puts rsasync, OpenSSL's asynchronous jobs on guarded stacks, under a program, and shows from
 /// outside what it does there.
@@ -41,6 +53,15 @@ enum Subcommands {
     /// status is 0 if they go to rsasync, 1 if they don't, 2 if that can't be told; of several
     /// processes, 1 if any has 1.
     Check(Check),
+    /// Shows what the jobs of processes do
+    ///
+    /// Jobs by state, what threads did, refused calls, stacks. A job is orphaned if it is paused
+    /// and its wait context was freed; abandoned if its thread has ended.
+    Status(Status),
+    /// Lists the jobs of a process or of a core file, one a line
+    ///
+    /// A job that was not switched to or from between two looks stands still.
+    Jobs(Jobs),
     /// Writes the man pages and the completions of shells into a directory
     #[command(hide = true)]
     Generate { directory: PathBuf },
@@ -72,6 +93,51 @@ struct Check {
     tree: bool,
 }
 
+#[derive(Args)]
+struct Status {
+    /// The processes
+    #[arg(value_name = "PID", required = true)]
+    pids: Vec<i32>,
+    /// Their children too, as a server's workers
+    #[arg(long)]
+    tree: bool,
+    /// Print a line of JSON
+    #[arg(long)]
+    json: bool,
+    /// Print metrics in the text format of Prometheus
+    #[arg(long, conflicts_with = "json")]
+    prometheus: bool,
+    /// Print again and again, until the processes have ended
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    watch: Option<Duration>,
+}
+
+#[derive(Args)]
+struct Jobs {
+    /// The process
+    #[arg(value_name = "PID", required_unless_present = "core")]
+    pid: Option<i32>,
+    /// A core file, instead of a process
+    #[arg(long, value_name = "FILE", requires = "exe", conflicts_with = "pid")]
+    core: Option<PathBuf>,
+    /// The program that the core file is of
+    #[arg(long, value_name = "FILE", requires = "core")]
+    exe: Option<PathBuf>,
+    /// The time between the two looks at a process
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "1")]
+    interval: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    match seconds > 0.0 && seconds <= 86_400.0 {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err("give more than 0 seconds, and at most a day".to_owned()),
+    }
+}
+
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Subcommands::Run(run) => {
@@ -80,6 +146,20 @@ fn main() -> ExitCode {
             run::run(run.library.as_deref(), size, program, arguments).and_then(Err)
         }
         Subcommands::Check(it) => check::check(&it.pids, it.all, it.tree),
+        Subcommands::Status(it) => {
+            let format = match (it.json, it.prometheus) {
+                (true, _) => Format::Json,
+                (false, true) => Format::Prometheus,
+                (false, false) => Format::Text,
+            };
+            status::status(&it.pids, it.tree, format, it.watch)
+        }
+        Subcommands::Jobs(Jobs {
+            core: Some(core),
+            exe: Some(exe),
+            ..
+        }) => jobs::of_core(&core, &exe),
+        Subcommands::Jobs(it) => jobs::of_process(it.pid.unwrap_or(0), it.interval),
         Subcommands::Generate { directory } => generate(&directory),
     };
     done.unwrap_or_else(|error| {

@@ -64,21 +64,6 @@ impl dyn Memory + '_ {
         Some(u32::from_le_bytes(half))
     }
 
-    /// A string of C.
-    pub fn string(&self, address: u64) -> Option<String> {
-        const MOST: u64 = 4096;
-        let mut text = Vec::new();
-        for at in address..address.checked_add(MOST)? {
-            let mut byte = [0];
-            self.read(at, &mut byte)?;
-            if byte[0] == 0 {
-                return Some(String::from_utf8_lossy(&text).into_owned());
-            }
-            text.push(byte[0]);
-        }
-        None
-    }
-
     pub fn mapping_at(&self, address: u64) -> Option<&Mapping> {
         let all = self.mappings();
         let at = all.partition_point(|mapping| mapping.addresses.end <= address);

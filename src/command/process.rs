@@ -155,7 +155,9 @@ impl Memory for Process {
         let count = addresses.end.div_ceil(page_bytes).checked_sub(first)?;
         let mut entries = vec![0; usize::try_from(count * ENTRY_BYTES).ok()?];
         let pagemap = self.pagemap.as_ref()?;
-        pagemap.read_exact_at(&mut entries, first * ENTRY_BYTES).ok()?;
+        pagemap
+            .read_exact_at(&mut entries, first * ENTRY_BYTES)
+            .ok()?;
         let entries = entries.chunks_exact(ENTRY_BYTES as usize);
         let entries = entries.map(|it| u64::from_le_bytes(it.try_into().expect("eight bytes")));
         let (mut resident, mut lowest) = (0, None);

@@ -145,7 +145,7 @@ impl Snapshot {
                 version: state.library_version.clone(),
                 file: objects[library.object].path.display().to_string(),
             },
-            remarks: remarks(&all),
+            remarks: remarks(&all, state),
             all,
             refusals: Refusals {
                 pool_size,
@@ -175,7 +175,7 @@ impl Snapshot {
     }
 }
 
-fn remarks(all: &Activity) -> Vec<String> {
+fn remarks(all: &Activity, state: &State) -> Vec<String> {
     let mut remarks = Vec::new();
     if all.starts == 0 {
         remarks.push("no job was started".to_owned());
@@ -183,11 +183,13 @@ fn remarks(all: &Activity) -> Vec<String> {
         remarks.push("no job has paused: this server is not asynchronous".to_owned());
     }
     if all.jobs.orphaned > 0 {
-        remarks.push(
-            "orphaned: paused, and their wait context was freed, so probably nobody will resume \
-             them; RSASYNC_RECLAIM_ORPHANS=60 gives their memory back"
-                .to_owned(),
-        );
+        let meaning = "orphaned: paused, and their wait context was freed, so probably nobody will \
+                       resume them";
+        let advice = match state.reclaim_orphans_ms {
+            0 => "; RSASYNC_RECLAIM_ORPHANS=60 gives their memory back",
+            _ => "",
+        };
+        remarks.push(format!("{meaning}{advice}"));
     }
     if all.jobs.abandoned > 0 {
         remarks.push("abandoned: their thread has ended, so nobody can resume them".to_owned());

@@ -24,6 +24,8 @@ pub struct State {
     pub library_version: String,
     /// Usable bytes of a stack, as the environment asks for.
     pub stack_bytes: u64,
+    /// 0: orphans stay.
+    pub reclaim_orphans_ms: u64,
     stack_slots: u64,
     guard_bytes: u64,
     job_bytes: u64,
@@ -45,7 +47,6 @@ struct NumbersAt {
     stacks_unguarded: u64,
     stacks_peak: u64,
     deepest_bytes: u64,
-    jobs_abandoned: u64,
     orphans_reclaimed: u64,
 }
 
@@ -103,7 +104,6 @@ pub struct Numbers {
     pub stacks_unguarded: u64,
     pub stacks_peak: u64,
     pub deepest_bytes: u64,
-    pub jobs_abandoned: u64,
     pub orphans_reclaimed: u64,
     /// By reason: pool size, NULL, memory, state.
     pub refusals: [u64; 4],
@@ -192,6 +192,18 @@ impl Words<'_> {
 }
 
 impl State {
+    /// The library's version, which stays in its place in every version of the state.
+    pub fn library_version(memory: &dyn Memory, at: u64) -> Option<String> {
+        if memory.bytes(at, 8)? != MAGIC {
+            return None;
+        }
+        Words {
+            memory,
+            at: at + 24,
+        }
+        .text(16)
+    }
+
     /// The state at this address.
     pub fn read(memory: &dyn Memory, at: u64) -> Result<Self> {
         let torn = || Error::new("the library's state can't be read");
@@ -207,17 +219,20 @@ impl State {
     }
 
     fn read_words(memory: &dyn Memory, at: u64) -> Option<Self> {
-        let mut words = Words { memory, at: at + 16 };
+        let mut words = Words {
+            memory,
+            at: at + 16,
+        };
         let _bytes = words.next()?;
         // A struct's fields are read in the order in which they are written here.
         Some(Self {
             library_version: words.text(16)?,
-            stack_bytes: {
-                let stack_bytes = words.next()?;
-                let (_reclaim_orphans_ms, _switches) = (words.next()?, words.next()?);
-                stack_bytes
+            stack_bytes: words.next()?,
+            reclaim_orphans_ms: words.next()?,
+            stack_slots: {
+                let _switches = words.next()?;
+                words.next()?
             },
-            stack_slots: words.next()?,
             guard_bytes: words.next()?,
             job_bytes: words.next()?,
             job_slots: words.next()?,
@@ -229,8 +244,10 @@ impl State {
                 stacks_unguarded: words.next()?,
                 stacks_peak: words.next()?,
                 deepest_bytes: words.next()?,
-                jobs_abandoned: words.next()?,
-                orphans_reclaimed: words.next()?,
+                orphans_reclaimed: {
+                    let _jobs_abandoned = words.next()?; // told job by job
+                    words.next()?
+                },
             },
             refusals_at: words.next()?,
             no_jobs_at: words.next()?,
@@ -292,7 +309,6 @@ impl State {
             stacks_unguarded: number(at.stacks_unguarded),
             stacks_peak: number(at.stacks_peak),
             deepest_bytes: number(at.deepest_bytes),
-            jobs_abandoned: number(at.jobs_abandoned),
             orphans_reclaimed: number(at.orphans_reclaimed),
             refusals: [0, 1, 2, 3].map(|reason| number(self.refusals_at + 8 * reason)),
             no_jobs: [0, 1].map(|reason| number(self.no_jobs_at + 8 * reason)),
@@ -329,10 +345,26 @@ impl State {
         })
     }
 
+    /// How many stacks there are, with a job or without.
+    pub fn stack_count(&self, memory: &dyn Memory) -> usize {
+        self.taken_slots(memory, self.stack_slots).count()
+    }
+
+    /// Usable bytes of a job's stack.
+    pub fn usable_bytes(&self, job: &Job) -> u64 {
+        let bytes = job.frames.end - job.frames.start;
+        match job.guard.is_empty() {
+            true => bytes,
+            false => bytes.min(self.stack_bytes), // what is above it is the library's
+        }
+    }
+
     pub fn jobs(&self, memory: &dyn Memory) -> Vec<Job> {
         let on_stacks = self.taken_slots(memory, self.stack_slots);
         let on_stacks = on_stacks.filter_map(|slot| slot.end.checked_sub(self.job_bytes));
-        let apart = self.taken_slots(memory, self.job_slots).map(|slot| slot.start);
+        let apart = self
+            .taken_slots(memory, self.job_slots)
+            .map(|slot| slot.start);
         let places = on_stacks.chain(apart);
         let mut jobs: Vec<Job> = places.filter_map(|at| self.job(memory, at)).collect();
         let regions = self.regions(memory, self.stack_slots);
@@ -521,7 +553,9 @@ fn unknown_version(version: u64) -> Error {
         true => "use the command of that library's release",
         false => "the library is too old",
     };
-    Error::new(format!("state of version {version}, this command knows {known}: {advice}"))
+    Error::new(format!(
+        "state of version {version}, this command knows {known}: {advice}"
+    ))
 }
 
 /// The threads of a process by their id.

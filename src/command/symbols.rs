@@ -81,11 +81,16 @@ fn functions(memory: &dyn Memory, object: &Loaded) -> Vec<Function> {
     }
     if functions.is_empty() {
         let symbols = object.elf.symbols(memory, |_| true);
-        functions.extend(symbols.into_iter().filter(|it| it.is_defined).map(|it| Function {
-            address: it.address.wrapping_sub(object.elf.bias),
-            bytes: 0,
-            name: it.name,
-        }));
+        functions.extend(
+            symbols
+                .into_iter()
+                .filter(|it| it.is_defined)
+                .map(|it| Function {
+                    address: it.address.wrapping_sub(object.elf.bias),
+                    bytes: 0,
+                    name: it.name,
+                }),
+        );
     }
     // Of several names the one that hides least; a stable sort keeps those of the object's own.
     functions.sort_by_key(|function| (function.address, function.bytes));

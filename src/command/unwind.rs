@@ -110,5 +110,10 @@ fn module(memory: &dyn Memory, object: &Loaded) -> Option<Module<Vec<u8>>> {
         eh_frame_svma: Some(in_file(information)),
         ..Default::default()
     };
-    Some(Module::new(object.name(), elf.addresses(), elf.bias, sections))
+    Some(Module::new(
+        object.name(),
+        elf.addresses(),
+        elf.bias,
+        sections,
+    ))
 }
