@@ -19,7 +19,7 @@ pub enum Goal {
 /// An object that calls such functions.
 pub struct Caller {
     pub object: usize,
-    /// How many functions go to each goal.
+    /// How many functions go to each goal; 0 for calls inside, which can't be counted.
     pub goals: BTreeMap<Goal, usize>,
     pub how: How,
 }
@@ -36,7 +36,10 @@ pub enum How {
 /// name of their source file.
 const SOURCE_FILE: &[u8] = b"crypto/async/async.c";
 
-pub fn is_async(name: &str) -> bool {
+/// The function that all depends on.
+const START: &str = "ASYNC_start_job";
+
+fn is_async(name: &str) -> bool {
     name.starts_with("ASYNC_")
 }
 
@@ -58,13 +61,14 @@ pub fn callers(memory: &dyn Memory, objects: &[Loaded], ours: &[usize]) -> Vec<C
     };
     let mut callers = Vec::new();
     for (index, object) in objects.iter().enumerate() {
-        let is_ours = ours.contains(&index);
         let mut goals = BTreeMap::new();
+        let mut starts_by_slot = false;
         for slot in object.elf.slots(memory) {
             let mut its = symbols[index].iter();
             let Some(symbol) = its.find(|it| it.index == slot.symbol && is_async(&it.name)) else {
                 continue;
             };
+            starts_by_slot |= symbol.name == START;
             let Some(value) = memory.word(slot.address).filter(|&value| value != 0) else {
                 continue; // a weak reference that nothing fulfils
             };
@@ -82,37 +86,32 @@ pub fn callers(memory: &dyn Memory, objects: &[Loaded], ours: &[usize]) -> Vec<C
             };
             *goals.entry(goal).or_insert(0) += 1;
         }
-        // A libssl that was linked together with its libcrypto calls that directly.
-        let has_own = defines(index, "ASYNC_start_job") && defines(index, "SSL_do_handshake");
+        let is_ours = ours.contains(&index);
         let is_program = index == 0;
-        let how = match goals.is_empty() {
-            false => How::Slots,
-            true => How::Inside,
-        };
-        let is_inside = has_own || is_ours && is_program;
-        if how == How::Inside && is_inside {
-            let its = symbols[index].iter();
-            let count = its.filter(|it| it.is_defined && is_async(&it.name)).count();
-            goals.insert(Goal::Object(index), count);
-        }
-        if !goals.is_empty() && !(is_ours && how == How::Slots && !is_program) {
+        // rsasync's own references to its functions are no calls of the process.
+        if !goals.is_empty() && (is_program || !is_ours) {
             callers.push(Caller {
                 object: index,
                 goals,
-                how,
+                how: How::Slots,
+            });
+        }
+        // A libssl that was linked together with its libcrypto, or a program with rsasync, calls
+        // the functions directly.
+        let has_libssl = defines(index, START) && defines(index, "SSL_do_handshake");
+        if !starts_by_slot && (has_libssl || is_ours && is_program) {
+            callers.push(Caller {
+                object: index,
+                goals: BTreeMap::from([(Goal::Object(index), 0)]),
+                how: How::Inside,
             });
         }
     }
     callers
 }
 
-/// Objects that hide a static OpenSSL: they have its jobs, and show no symbol of them.
-pub fn hidden(memory: &dyn Memory, objects: &[Loaded], ours: &[usize]) -> Vec<usize> {
-    let is_hiding = |index: &usize| {
-        let elf = &objects[*index].elf;
-        !ours.contains(index)
-            && elf.symbols(memory, is_async).is_empty()
-            && elf.has_text(memory, SOURCE_FILE)
-    };
-    (0..objects.len()).filter(is_hiding).collect()
+/// Whether an object hides a static OpenSSL: it has its jobs, and shows no symbol of them.
+pub fn is_hiding(memory: &dyn Memory, object: &Loaded) -> bool {
+    let symbols = object.elf.symbols(memory, is_async);
+    !symbols.iter().any(|symbol| symbol.is_defined) && object.elf.has_text(memory, SOURCE_FILE)
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Seek;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -256,7 +257,9 @@ impl Memory for Core {
             .mappings
             .iter()
             .position(|it| it.addresses == mapping.addresses)?;
-        self.files.get(at)?.as_ref()?.try_clone().ok()
+        let mut file = self.files.get(at)?.as_ref()?.try_clone().ok()?;
+        file.rewind().ok()?; // clones share their place
+        Some(file)
     }
 }
 

@@ -149,7 +149,7 @@ impl<'a> Target<'a> {
             let of = size(state.usable_bytes(job));
             cells.push(match used {
                 _ if is_idle => format!("0 of {of}"),
-                Some(used) => format!("{} of {of}", size(used)),
+                Some(used) => format!("{} of {of}", size(used.min(state.usable_bytes(job)))),
                 None => format!("? of {of}"),
             });
             cells.push(match is_paused {

@@ -1,11 +1,15 @@
 //! Where a paused job is: its frames, from the context that the switch has saved.
 
 use std::cell::RefCell;
+use std::io::Read;
+use std::ops::Range;
 
 use framehop::{
     CacheNative, ExplicitModuleSectionInfo, MayAllocateDuringUnwind, Module, UnwindRegsNative,
     Unwinder as _, UnwinderNative,
 };
+
+use object::{Object as _, ObjectSection};
 
 use crate::memory::Memory;
 use crate::objects::Loaded;
@@ -83,8 +87,18 @@ fn saved(memory: &dyn Memory, context: u64) -> Option<Saved> {
     })
 }
 
-/// An object's unwind information. Its index says where it begins, and nothing where it ends.
+type Sections = ExplicitModuleSectionInfo<Vec<u8>>;
+
 fn module(memory: &dyn Memory, object: &Loaded) -> Option<Module<Vec<u8>>> {
+    let elf = &object.elf;
+    let sections = by_index(memory, object).or_else(|| by_file(memory, object))?;
+    let name = object.name();
+    Some(Module::new(name, elf.addresses(), elf.bias, sections))
+}
+
+/// An object's unwind information as its index shows it, which says where that begins, and nothing
+/// where it ends.
+fn by_index(memory: &dyn Memory, object: &Loaded) -> Option<Sections> {
     const POINTER_AT: u64 = 4;
     const RELATIVE_4_BYTES: u8 = 0x1b; // DW_EH_PE_pcrel | DW_EH_PE_sdata4, as all linkers write
     let elf = &object.elf;
@@ -96,24 +110,31 @@ fn module(memory: &dyn Memory, object: &Loaded) -> Option<Module<Vec<u8>>> {
     let offset = memory.half(index.start + POINTER_AT)? as i32;
     let at = index.start.checked_add(POINTER_AT)?;
     let information = elf.rest_of_segment(at.checked_add_signed(offset.into())?)?;
-    let in_file = |addresses: std::ops::Range<u64>| {
+    let in_file = |addresses: Range<u64>| {
         addresses.start.wrapping_sub(elf.bias)..addresses.end.wrapping_sub(elf.bias)
     };
-    let data = |addresses: &std::ops::Range<u64>| {
-        memory.bytes(addresses.start, addresses.end - addresses.start)
-    };
-    let sections = ExplicitModuleSectionInfo {
-        base_svma: 0,
+    let data =
+        |addresses: &Range<u64>| memory.bytes(addresses.start, addresses.end - addresses.start);
+    Some(Sections {
         eh_frame_hdr: Some(data(&index)?),
         eh_frame_hdr_svma: Some(in_file(index)),
         eh_frame: Some(data(&information)?),
         eh_frame_svma: Some(in_file(information)),
         ..Default::default()
-    };
-    Some(Module::new(
-        object.name(),
-        elf.addresses(),
-        elf.bias,
-        sections,
-    ))
+    })
+}
+
+/// The same of a wholly static program, which has no index.
+fn by_file(memory: &dyn Memory, object: &Loaded) -> Option<Sections> {
+    let mut bytes = Vec::new();
+    let mut file = memory.open(object.mapping.as_ref()?)?;
+    file.read_to_end(&mut bytes).ok()?;
+    let file = object::File::parse(&*bytes).ok()?;
+    let section = file.section_by_name(".eh_frame")?;
+    let start = section.address();
+    Some(Sections {
+        eh_frame: Some(section.data().ok()?.to_vec()),
+        eh_frame_svma: Some(start..start.checked_add(section.size())?),
+        ..Default::default()
+    })
 }
