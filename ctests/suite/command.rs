@@ -69,6 +69,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("command::errors_are_one_line", errors),
         Trial::test("command::colours_only_on_a_terminal", colours),
         Trial::test("command::man_pages_and_completions", papers),
+        Trial::test("command::json_is_documented", json_is_documented),
         Trial::test(
             "command::library_does_not_depend_on_its_crates",
             tree_of_library,
@@ -366,7 +367,40 @@ fn yes_before_calls() -> Result<(), Failed> {
     let process = Observed::case("nothing")?;
     let said = ask(&["check", &process.pid()])?.expect(0, &["yes"])?;
     let goal = "librsasync.so.0.1.0 (by the loader's order; not called yet)";
-    equal(goal_of(&said.out, "observed"), goal)
+    equal(goal_of(&said.out, "observed"), goal)?;
+    // The same of a library that has the function itself, as libcrypto has.
+    let c = "int ASYNC_start_job(void) { return 0; }\nint f(void) { return ASYNC_start_job(); }\n";
+    let library = library_of("libcalls-itself.so", c, &["-fPIC", "-Wl,-z,lazy"])?;
+    let calls = "#include <stdio.h>\nint f(void);\nint main(int argc, char **argv)\n{\n    \
+                 (void)argv;\n    puts(\"ready\");\n    fflush(stdout);\n    \
+                 return argc > 9 ? f() : getchar();\n}\n";
+    let process = Observed::preloaded(&program_with("calls-itself", calls, &library)?, "")?;
+    let said = ask(&["check", &process.pid()])?.expect(0, &["yes"])?;
+    equal(goal_of(&said.out, "libcalls-itself.so"), goal)
+}
+
+/// A shared library of this source.
+fn library_of(name: &str, c: &str, flags: &[&str]) -> Result<PathBuf, Failed> {
+    let (source, library) = (BUILT.join(name).with_extension("c"), BUILT.join(name));
+    fs::write(&source, c)?;
+    let mut cc = command("cc", 120);
+    cc.arg("-shared")
+        .arg(&source)
+        .args(flags)
+        .arg("-o")
+        .arg(&library);
+    output_of(&mut cc)?;
+    Ok(library)
+}
+
+/// A program of this source that uses a library.
+fn program_with(name: &str, c: &str, library: &Path) -> Result<PathBuf, Failed> {
+    let (source, program) = (BUILT.join(name).with_extension("c"), BUILT.join(name));
+    fs::write(&source, c)?;
+    let mut cc = command("cc", 120);
+    cc.arg(&source).arg(library).arg("-Wl,-rpath,$ORIGIN");
+    output_of(cc.arg("-o").arg(&program))?;
+    Ok(program)
 }
 
 fn yes_if_static() -> Result<(), Failed> {
@@ -408,7 +442,10 @@ fn no_without_preload() -> Result<(), Failed> {
         .args(["-c", line])
         .arg(program)
         .env("LD_PRELOAD", shared_library());
-    shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+    shell
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
     let mut child = shell.spawn()?;
     let mut out = BufReader::new(child.stdout.take().ok_or("no output")?);
     let mut pid = String::new();
@@ -435,27 +472,18 @@ fn no_for_static_openssl() -> Result<(), Failed> {
 
 /// A library that has libssl and libcrypto in it and calls the latter directly.
 fn no_if_bound_inside() -> Result<(), Failed> {
-    let library = BUILT.join("libboth.so");
     let archives = [
+        "-Wl,-Bsymbolic",
         "-Wl,--whole-archive",
         "-l:libssl.a",
         "-l:libcrypto.a",
         "-Wl,--no-whole-archive",
     ];
-    let mut link = command("cc", 120);
-    link.args(["-shared", "-Wl,-Bsymbolic"]).args(archives);
-    output_of(link.arg("-o").arg(&library))?;
-    let c = BUILT.join("both.c");
-    fs::write(
-        &c,
-        "#include <stdio.h>\n#include <openssl/ssl.h>\nint main(void)\n{\n    \
-         SSL_CTX_new(TLS_client_method());\n    puts(\"ready\");\n    fflush(stdout);\n    \
-         return getchar();\n}\n",
-    )?;
-    let program = BUILT.join("both");
-    let mut cc = command("cc", 120);
-    cc.arg(&c).arg(&library).arg("-Wl,-rpath,$ORIGIN");
-    output_of(cc.arg("-o").arg(&program))?;
+    let library = library_of("libboth.so", "", &archives)?;
+    let c = "#include <stdio.h>\n#include <openssl/ssl.h>\nint main(void)\n{\n    \
+             SSL_CTX_new(TLS_client_method());\n    puts(\"ready\");\n    fflush(stdout);\n    \
+             return getchar();\n}\n";
+    let program = program_with("both", c, &library)?;
     let process = Observed::preloaded(&program, "")?;
     let parts = [
         "no",
@@ -1067,6 +1095,31 @@ fn papers() -> Result<(), Failed> {
     ] {
         let text = fs::read_to_string(share.join(file))?;
         expect(text.contains(words), format!("{file}:\n{text}"))?;
+    }
+    Ok(())
+}
+
+/// Every member of the JSON stands in the man page.
+fn json_is_documented() -> Result<(), Failed> {
+    let page = fs::read_to_string(STAGE.join("usr/share/man/man1/rsasync-status.1"))?;
+    let process = Observed::case("all_states")?;
+    let document = ask(&["status", "--json", &process.pid()])?.json()?;
+    equal(&document["schema"], &Value::from(1))?;
+    let mut waiting = vec![&document];
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Array(values) => waiting.extend(values),
+            Value::Object(members) => {
+                for (name, value) in members {
+                    expect(
+                        page.contains(name),
+                        format!("{name} is not in the man page"),
+                    )?;
+                    waiting.push(value);
+                }
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -73,15 +73,17 @@ pub fn callers(memory: &dyn Memory, objects: &[Loaded], ours: &[usize]) -> Vec<C
                 continue; // a weak reference that nothing fulfils
             };
             let holder = objects.iter().position(|it| it.elf.contains(value));
+            let is_function = |holder: usize| {
+                let mut its = symbols[holder].iter();
+                its.any(|it| it.is_defined && it.address == value)
+            };
             let goal = match holder {
+                Some(holder) if is_function(holder) => Goal::Object(holder),
                 // The address of a stub, which looks the function up at the first call.
-                Some(holder) if !defines(holder, &symbol.name) && !ours.contains(&holder) => {
-                    match first_with(&symbol.name, object.namespace) {
-                        Some(first) => Goal::NotYet(first),
-                        None => Goal::Unknown(value),
-                    }
-                }
-                Some(holder) => Goal::Object(holder),
+                Some(_) => match first_with(&symbol.name, object.namespace) {
+                    Some(first) => Goal::NotYet(first),
+                    None => Goal::Unknown(value),
+                },
                 None => Goal::Unknown(value),
             };
             *goals.entry(goal).or_insert(0) += 1;

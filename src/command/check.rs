@@ -48,7 +48,9 @@ pub fn check(pids: &[i32], all: bool, tree: bool) -> Result<ExitCode> {
                 refused += usize::from(error.to_string().starts_with("no permission"));
                 continue;
             }
-            Ok(process) => report(process).unwrap_or_else(cant_tell),
+            Ok(process) => {
+                report(process).unwrap_or_else(|error| cant_tell(process.or_ended(error)))
+            }
             Err(error) => cant_tell(Error::new(error.to_string())),
         };
         print(pid, &process::name(pid).unwrap_or_default(), &report);

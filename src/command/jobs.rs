@@ -23,17 +23,16 @@ use crate::unwind::Unwinder;
 
 /// The jobs of a process. Which of them stand still shows a second look, after this time.
 pub fn of_process(pid: i32, interval: Duration) -> Result<ExitCode> {
-    let look = || -> Result<()> {
-        let process = Process::open(pid)?;
-        let target = Target::new(&process)?;
+    let look = |process: &Process| -> Result<()> {
+        let target = Target::new(process)?;
         let before: Vec<_> = target
             .states
             .iter()
-            .map(|(_, state)| (state.jobs(&process), Instant::now()))
+            .map(|(_, state)| (state.jobs(process), Instant::now()))
             .collect();
         thread::sleep(interval);
         for ((object, state), (before, began)) in target.states.iter().zip(before) {
-            let jobs = state.jobs(&process);
+            let jobs = state.jobs(process);
             let elapsed = began.elapsed();
             let switches: HashMap<u64, u32> = before
                 .iter()
@@ -47,7 +46,9 @@ pub fn of_process(pid: i32, interval: Duration) -> Result<ExitCode> {
         }
         Ok(())
     };
-    look().map_err(|error| error.about(pid))?;
+    let done = Process::open(pid)
+        .and_then(|process| look(&process).map_err(|error| process.or_ended(error)));
+    done.map_err(|error| error.about(pid))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -57,15 +57,44 @@ enum Subcommands {
     ///
     /// Jobs by state, what threads did, refused calls, stacks. A job is orphaned if it is paused
     /// and its wait context was freed; abandoned if its thread has ended.
+    #[command(after_long_help = STATUS_HELP)]
     Status(Status),
     /// Lists the jobs of a process or of a core file, one a line
     ///
-    /// A job that was not switched to or from between two looks stands still.
+    /// It looks twice, and says of which jobs that they stood still in between. Of a paused job it
+    /// tells where: the innermost function outside rsasync. Of a core file also which job overflowed
+    /// its stack, if one did.
     Jobs(Jobs),
     /// Writes the man pages and the completions of shells into a directory
     #[command(hide = true)]
     Generate { directory: PathBuf },
 }
+
+/// What programs that read the output of `status` want to know.
+const STATUS_HELP: &str = "\
+JSON: an object a line, with `schema`, 1, and `processes`, a list of objects with these members. New \
+ones may be added; `schema` grows when one changes its meaning.
+
+  pid, program: the process, and the name of its program
+  library: version and file
+  remarks: what the numbers mean, in words, as in the text
+  jobs: running (or waiting for one that they started), idle, paused; orphaned and abandoned ones, \
+which are counted as paused or running, too
+  starts, pauses, resumes, finishes: how often, since the process began
+  refusals: calls refused because of pool_size (init_size above max_size), null, memory, state (wrong \
+thread or state, stale handle)
+  no_jobs: starts that got no job because of the limit of ASYNC_init_thread, or of memory
+  stacks: existing, made, peak (the most together), unguarded; bytes (usable, of each), deepest_bytes \
+(the most that one has used), resident_bytes (of all; or null)
+  orphans_reclaimed: how many were destroyed, as RSASYNC_RECLAIM_ORPHANS asks for
+  threads: of each the tid, and jobs, starts, pauses, resumes, finishes
+  ended_threads: the same of all that have ended
+
+Prometheus: the same numbers as metrics that begin with rsasync_, with the labels pid and program; \
+each has its help. `rsasync status --prometheus $(pidof haproxy) > FILE.prom` suits node_exporter's \
+textfile collector.
+
+The exit status is 0 if all processes could be read, else 2.";
 
 #[derive(Args)]
 struct Run {

@@ -106,6 +106,15 @@ impl Process {
         })
     }
 
+    /// What went wrong in reading it, or that it has ended meanwhile.
+    pub fn or_ended(&self, error: Error) -> Error {
+        let state = self.proc.stat().map(|stat| stat.state);
+        match state {
+            Ok(state) if state != 'Z' && state != 'X' => error,
+            _ => Error::new("has ended"),
+        }
+    }
+
     /// The environment that it was started with, unless it has written over it.
     pub fn environment(&self) -> HashMap<OsString, OsString> {
         self.proc.environ().unwrap_or_default()

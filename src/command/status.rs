@@ -36,6 +36,7 @@ pub fn status(
     format: Format,
     watch: Option<Duration>,
 ) -> Result<ExitCode> {
+    let mut is_first = true;
     loop {
         let pids = match tree {
             true => process::with_descendants(pids)?,
@@ -59,6 +60,10 @@ pub fn status(
             false => !errors.is_empty(),
         };
         if !processes.is_empty() {
+            if !is_first && format == Format::Text {
+                anstream::println!();
+            }
+            is_first = false;
             print(processes, format).map_err(|error| Error::new(error.to_string()))?;
         } else if is_failed {
             return Ok(ExitCode::from(2));
@@ -72,19 +77,22 @@ pub fn status(
 
 fn snapshots(pid: i32) -> Result<Vec<Snapshot>> {
     let process = Process::open(pid)?;
-    let objects = objects::objects(&process)?;
-    let libraries = library::all(&process, &objects);
-    if libraries.is_empty() {
-        return Err(Error::new("rsasync is not in it; `rsasync check` says why"));
-    }
-    let snapshots = libraries.iter().map(|library| {
-        let state = library.state(&process)?;
-        let name = &process.name;
-        Ok(Snapshot::take(
-            &process, pid, name, library, &objects, &state,
-        ))
-    });
-    snapshots.collect()
+    let look = || {
+        let objects = objects::objects(&process)?;
+        let libraries = library::all(&process, &objects);
+        if libraries.is_empty() {
+            return Err(Error::new("rsasync is not in it; `rsasync check` says why"));
+        }
+        let snapshots = libraries.iter().map(|library| {
+            let state = library.state(&process)?;
+            let name = &process.name;
+            Ok(Snapshot::take(
+                &process, pid, name, library, &objects, &state,
+            ))
+        });
+        snapshots.collect()
+    };
+    look().map_err(|error| process.or_ended(error))
 }
 
 fn print(processes: Vec<Snapshot>, format: Format) -> io::Result<()> {
