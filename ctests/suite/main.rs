@@ -2,6 +2,7 @@
 //! `make test FLAGS=NAME` runs those whose names contain NAME.
 
 mod build;
+mod command;
 mod cost;
 mod differences;
 mod endurance;
@@ -39,6 +40,7 @@ fn main() {
     trials.extend(faults::trials());
     trials.extend(cost::trials());
     trials.extend(sanitizer_bugs::trials());
+    trials.extend(command::trials());
     trials.extend(gdb::trials());
     trials.extend(handlers::trials());
     trials.extend(valgrind::trials());
