@@ -45,7 +45,8 @@ $(STATIC): library
 	@mkdir -p $(@D)
 	$(LD) -r -u ASYNC_start_job $(RELEASE)/librsasync.a -o $(@D)/rsasync.o
 	$(OBJCOPY) --strip-debug --remove-section='.llvm*' --wildcard \
-	    --keep-global-symbol='ASYNC_*' --keep-global-symbol='RSASYNC_*' $(@D)/rsasync.o
+	    --keep-global-symbol='ASYNC_*' --keep-global-symbol='RSASYNC_*' \
+	    --keep-global-symbol=_.stapsdt.base $(@D)/rsasync.o
 	rm -f $@
 	$(AR) rcs $@ $(@D)/rsasync.o
 
