@@ -1,11 +1,14 @@
 # What a person types: make demo, make test, make install. README.md tells more.
 #
 # The build honours CC, CFLAGS (for the C programs of demo and soak), LDFLAGS, cargo's variables, as
-# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR and DESTDIR. With DEBUG=1 the library has line
+# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR, GDB_AUTO_LOAD and DESTDIR. With DEBUG=1 the library has line
 # tables, and gdb shows its source lines.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
+# Where gdb looks for scripts of libraries. Where that can't be written it is nowhere: then the
+# script lies beside the library, and gdb wants `add-auto-load-safe-path`.
+GDB_AUTO_LOAD ?= $(if $(DESTDIR)$(shell test -w /usr/share && echo yes),/usr/share/gdb/auto-load)
 CARGO   ?= cargo
 CC      ?= cc
 OBJCOPY ?= objcopy
@@ -115,6 +118,9 @@ install: all
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl/
 	$(INSTALL) -m 644 include/standalone/openssl/crypto.h \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/standalone/openssl/
+	$(INSTALL) -d $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)
+	$(INSTALL) -m 644 src/debugger/librsasync-gdb.py \
+	    $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)/librsasync.so.$(VERSION)-gdb.py
 	printf '%s\n' 'libdir=$(LIBDIR)' 'includedir=$(PREFIX)/include/rsasync' \
 	    'standalone=$${includedir}/standalone' '' 'Name: rsasync' \
 	    "Description: OpenSSL's asynchronous jobs, as a library of their own" \

@@ -38,10 +38,11 @@ fn install() -> Result<(), Failed> {
         "usr/lib/pkgconfig/rsasync.pc".to_owned(),
     ];
     let library = format!("usr/lib/librsasync.so.{version}");
+    let debugger = format!("usr/share/gdb/auto-load/{library}-gdb.py");
     let wanted = headers
         .iter()
         .chain(&libraries)
-        .chain([&library])
+        .chain([&library, &debugger])
         .cloned()
         .collect::<BTreeSet<_>>();
     let installed = stdout_of(

@@ -50,6 +50,8 @@ class X86_64:
     jump_bytes = 0x6A
     # From here on jump_fcontext is on the other stack.
     switched = 0x31
+    # Registers with a saved context that is not in memory: one that was left, one to be entered.
+    in_flight = ("rax", "rdi")
 
     @staticmethod
     def return_address(context, _registers):
@@ -61,11 +63,6 @@ class X86_64:
         if offset == 0:
             return sp - 0x38  # before the first lea
         return sp - 0x40 if offset >= 0x61 else sp  # after the last one
-
-    @staticmethod
-    def left_in(_offset):
-        """The register with the context that was left."""
-        return "rax"
 
 
 class Aarch64:
@@ -79,6 +76,7 @@ class Aarch64:
     jump_code = bytes.fromhex("ffc302d1e827006dea2f016d")
     jump_bytes = 0x70
     switched = 0x38
+    in_flight = ("x4", "x0")
 
     @staticmethod
     def return_address(_context, registers):
@@ -88,19 +86,17 @@ class Aarch64:
     def context_in_jump(offset, sp):
         return sp - 0xB0 if offset == 0 or offset >= 0x6C else sp
 
-    @staticmethod
-    def left_in(offset):
-        return "x4" if offset is not None and offset < 0x64 else "x0"
+
+def processor_of(frame):
+    return Aarch64 if frame.architecture().name().startswith("aarch64") else X86_64
 
 
 def processor():
-    name = gdb.selected_frame().architecture().name()
-    return Aarch64 if name.startswith("aarch64") else X86_64
+    return processor_of(gdb.selected_frame())
 
 
-def registers_saved_in(context):
+def registers_saved_in(context, cpu):
     """The registers of whoever saved this context."""
-    cpu = processor()
     data = read(context, cpu.context_bytes)
     at = lambda offset: struct.unpack_from("<Q", data, offset)[0]
     registers = {name: at(offset) for name, offset in cpu.saved.items()}
@@ -224,6 +220,11 @@ class Library:
         while region:
             count = word(region + state.slots)
             slot_bytes = word(region + state.slot_bytes)
+            if slot_bytes == 0:
+                raise gdb.GdbError(
+                    "The core file lacks the stacks of jobs: gcore of older gdbs leaves out "
+                    "mappings that have guard pages. Have the kernel write it (kill -ABRT)."
+                )
             first = region + word(region + state.header_bytes)
             size = (count + 63) // 64 * state.bits_stride
             bits = read(region + state.bits, size)
@@ -275,6 +276,16 @@ def libraries():
     return all_libraries
 
 
+def tid_in_container(thread):
+    """A thread's number as the process itself sees it."""
+    with contextlib.suppress(OSError):
+        with open("/proc/%d/task/%d/status" % thread.ptid[:2], encoding="ascii") as status:
+            for line in status:
+                if line.startswith("NSpid:"):
+                    return int(line.split()[-1])
+    return None
+
+
 # ---- jobs ---------------------------------------------------------------------------------------
 
 
@@ -319,7 +330,11 @@ class Job:
     def thread(self):
         """The thread that may resume the job; None if it has exited."""
         threads = gdb.selected_inferior().threads()
-        return next((thread for thread in threads if self.tid == thread.ptid[1]), None)
+        for tid_of in (lambda thread: thread.ptid[1], tid_in_container):
+            for thread in threads:
+                if self.tid == tid_of(thread):
+                    return thread
+        return None
 
     def thread_name(self):
         thread = self.thread()
@@ -351,7 +366,7 @@ class Job:
             return
         if thread:
             thread.switch()
-        unwinder.show(View(registers_saved_in(context)))
+        unwinder.show(View(registers_saved_in(context, processor())))
         frame = gdb.newest_frame()
         while frame and not self.holds(int(frame.read_register(processor().sp))):
             frame = frame.older()
@@ -368,17 +383,17 @@ class Job:
         context = next((context for context in started if self.holds(context)), None)
         if context is not None:
             return context
-        # A switch from the job is in flight: it has left the stack, and has not stored where.
+        # A switch from or to the job is in flight.
         thread = self.thread()
         is_in_flight = any(job.suspended == 0 and job.owner == self.owner for job in jobs)
         if not is_in_flight or thread is None:
             return None
         thread.switch()
         frame, cpu = gdb.newest_frame(), processor()
-        offset = unwinder.offset_in_jump(frame.pc())
-        is_on_stack = self.holds(int(frame.read_register(cpu.sp)))
-        left = int(frame.read_register(cpu.left_in(offset)))
-        return left if self.holds(left) and not is_on_stack else None
+        if self.holds(int(frame.read_register(cpu.sp))):
+            return None
+        contexts = (int(frame.read_register(name)) for name in cpu.in_flight)
+        return next((context for context in contexts if self.holds(context)), None)
 
     def select_frame_of(self, thread):
         """Selects the innermost frame of the thread that is in the job; False if there is none."""
@@ -449,16 +464,18 @@ class Unwinder(gdb.unwinder.Unwinder):
     def show(self, view):
         if view is not self.view:
             self.view = view
+            job_filter.enabled = view is not None
             gdb.invalidate_cached_frames()
 
-    def offset_in_jump(self, pc):
-        size = processor().jump_bytes
-        return next((pc - jump for jump in self.jumps if 0 <= pc - jump < size), None)
+    def offset_in_jump(self, pc, cpu):
+        """How far in jump_fcontext an address is; None outside."""
+        offsets = (pc - jump for jump in self.jumps)
+        return next((offset for offset in offsets if 0 <= offset < cpu.jump_bytes), None)
 
     def __call__(self, frame):
         if not self.view and not self.jumps:
             return None
-        cpu = Aarch64 if frame.architecture().name().startswith("aarch64") else X86_64
+        cpu = processor_of(frame)  # (no frame can be selected while one is unwound)
         sp, pc = (int(frame.read_register(name)) for name in (cpu.sp, cpu.pc))
         thread, view = gdb.selected_thread(), self.view
         if view and thread and thread.ptid == view.ptid:
@@ -466,13 +483,13 @@ class Unwinder(gdb.unwinder.Unwinder):
                 # Of a lower address than the job's frames, as gdb expects of a callee's.
                 lowest = view.registers[cpu.sp] - cpu.context_bytes
                 return self.caller(frame, cpu, lowest, pc, view.registers)
-        offset = next((pc - jump for jump in self.jumps if 0 <= pc - jump < cpu.jump_bytes), None)
+        offset = self.offset_in_jump(pc, cpu)
         if offset is None:
             return None
         context = cpu.context_in_jump(offset, sp)
         end = context + cpu.context_bytes
         if offset >= cpu.switched:
-            registers = registers_saved_in(context)
+            registers = registers_saved_in(context, cpu)
         else:
             registers = {name: int(frame.read_register(name)) for name in cpu.saved}
             registers[cpu.pc] = cpu.return_address(context, registers)
@@ -495,17 +512,15 @@ class Unwinder(gdb.unwinder.Unwinder):
 class Filter:
     """Hides the innermost frame of a thread that stands for a job."""
 
-    name, priority, enabled = "rsasync", 100, True
+    name, priority, enabled = "rsasync", 100, False
 
     def filter(self, frames):
         view = unwinder.view
-        if not view:
-            return frames
         return (frame for frame in frames if not view.hides(frame.inferior_frame()))
 
 
 def leave_job(_event=None):
-    unwinder.view = None  # frames are made anew after such an event
+    unwinder.show(None)
 
 
 def forget_jobs(_event=None):
@@ -646,7 +661,8 @@ Usage: async-job apply all COMMAND
 
 unwinder = Unwinder()
 gdb.unwinder.register_unwinder(None, unwinder, replace=True)
-gdb.frame_filters[Filter.name] = Filter()
+job_filter = Filter()
+gdb.frame_filters[Filter.name] = job_filter
 gdb.events.cont.connect(leave_job)
 gdb.events.exited.connect(forget_jobs)
 gdb.events.before_prompt.connect(leave_job_if_asked)
