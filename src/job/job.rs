@@ -169,7 +169,7 @@ pub struct Job {
 #[repr(C)]
 pub struct JobLayout {
     /// The job is in use if these bits of its handle are its address: [`JobLayout::address_mask`].
-    handle: usize,
+    pub handle: usize,
     address_mask: usize,
     owner: usize,
     /// A byte, a [`State`].
@@ -179,8 +179,8 @@ pub struct JobLayout {
     pause_blocks: usize,
     /// The saved stack pointer of the suspended side, where the switch has put its registers.
     suspended: usize,
-    func: usize,
-    wait_ctx: usize,
+    pub func: usize,
+    pub wait_ctx: usize,
     wait_ctx_generation: usize,
     frames_start: usize,
     frames_end: usize,

@@ -11,11 +11,12 @@ use std::ffi::c_int;
 
 use crate::error::{Error, NoJob, Reason};
 use crate::fibre::fibre::Func;
-use crate::job::job::{Args, Handle, JobRef, State};
+use crate::job::job::{Args, Handle, Job, JobRef, State};
 use crate::job::pool::Due;
 use crate::job::thread::Thread;
 use crate::openssl::default_context::SavedLibCtx;
 use crate::openssl::discover;
+use crate::sys::probes::probe;
 use crate::wait_ctx::wait_ctx::WaitCtx;
 
 /// How a call that started or resumed a job ended.
@@ -24,6 +25,13 @@ pub enum Outcome {
     NoJobs(NoJob),
     Paused(Handle),
     Finished(c_int),
+}
+
+/// A probe with the handle of a job, its wait context and its function.
+macro_rules! probe_job {
+    ($name:literal, $job:expr) => {
+        probe!($name, [&raw const *$job; Job::LAYOUT.handle, Job::LAYOUT.wait_ctx, Job::LAYOUT.func])
+    };
 }
 
 /// Starts a job that runs `func` on a copy of `args`.
@@ -47,6 +55,7 @@ pub fn start(
     }
     job.wait_ctx.set(wait_ctx);
     thread.counts().starts.increment();
+    probe_job!("start", job);
     discover_if_due();
     let callers = SavedLibCtx::of_thread();
     Ok(switch_in(thread, job, callers))
@@ -61,6 +70,7 @@ pub fn resume(thread: &Thread, handle: Handle) -> Result<Outcome, Error> {
         return Err(why_not_resumed(thread, handle));
     };
     thread.counts().resumes.increment();
+    probe_job!("resume", job);
     discover_if_due();
     let callers = job.lib_ctx.swap_with_thread();
     Ok(switch_in(thread, job, callers))
@@ -83,6 +93,7 @@ fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx) -> Outcome {
         thread.counts().pauses.increment();
         return Outcome::Paused(job.handle());
     };
+    probe_job!("finish", job);
     job.finish();
     thread.counts().finishes.increment();
     release(thread, job);
@@ -98,6 +109,7 @@ pub fn pause(thread: &Thread) {
     if job.pause_blocks.get() > 0 {
         return;
     }
+    probe_job!("pause", job);
     // SAFETY: the job runs, so its dispatcher is suspended, on this thread.
     unsafe { job.fibre.switch() };
     if let Some(ctx) = job.wait_ctx.get() {
