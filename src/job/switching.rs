@@ -49,16 +49,19 @@ pub fn start(
             Err(why) => return Ok(Outcome::NoJobs(why)),
         },
     };
-    if let Err(error) = job.prepare(func, args) {
-        release(thread, job);
-        return Err(error);
-    }
+    let top = match job.prepare(func, args) {
+        Ok(top) => top,
+        Err(error) => {
+            release(thread, job);
+            return Err(error);
+        }
+    };
     job.wait_ctx.set(wait_ctx);
     thread.counts().starts.increment();
     probe_job!("start", job);
     discover_if_due();
     let callers = SavedLibCtx::of_thread();
-    Ok(switch_in(thread, job, callers))
+    Ok(switch_in(thread, job, callers, || job.begin(top)))
 }
 
 /// Resumes a paused job.
@@ -73,18 +76,19 @@ pub fn resume(thread: &Thread, handle: Handle) -> Result<Outcome, Error> {
     probe_job!("resume", job);
     discover_if_due();
     let callers = job.lib_ctx.swap_with_thread();
-    Ok(switch_in(thread, job, callers))
+    // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
+    let go_on = || unsafe { job.fibre.switch() };
+    Ok(switch_in(thread, job, callers, go_on))
 }
 
 /// Runs the job until it pauses or ends. `callers` is the thread's default library context
 /// outside the job.
 #[inline(always)]
-fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx) -> Outcome {
+fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx, switch: impl FnOnce()) -> Outcome {
     job.state.set(State::Running);
     job.switches.set(job.switches.get().wrapping_add(1));
     let starter = thread.current.replace(Some(job));
-    // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
-    unsafe { job.fibre.switch() };
+    switch();
     thread.current.set(starter);
     discover_if_due();
     job.lib_ctx.save_and_restore(callers);
