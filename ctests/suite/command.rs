@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use harness::check::{equal, expect};
 use harness::stage::{
-    BUILT, BuiltOnce, ROOT, STAGE, command, compiler, headers, library_path, output_of,
-    program_source, shared_library, stdout_of,
+    BUILT, BuiltOnce, ROOT, STAGE, command, compiler, compiler_of, headers, library_path,
+    output_of, program_source, shared_library, stdout_of,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -66,6 +66,7 @@ pub fn trials() -> Vec<Trial> {
             "command::jobs_on_stacks_of_the_programs_own",
             jobs_own_stack,
         ),
+        Trial::test("command::jobs_with_address_sanitizer", jobs_asan),
         Trial::test(
             "command::looks_while_everything_changes",
             looks_while_changing,
@@ -125,6 +126,13 @@ fn observed() -> Result<&'static Path, Failed> {
 /// For programs that are built with OpenSSL's header.
 const ON_LIBCRYPTO: [&str; 2] = ["-DON_LIBCRYPTO", "-DWITH_LIBCRYPTO"];
 
+/// The linker's words that put all of rsasync into a program.
+const RSASYNC_INSIDE: [&str; 3] = [
+    "-Wl,--whole-archive",
+    "-l:librsasync.a",
+    "-Wl,--no-whole-archive",
+];
+
 fn build(name: &str, flags: &[&str], libraries: &[&str]) -> Result<PathBuf, Failed> {
     let program = BUILT.join(name);
     let mut compiler = compiler(&program_source("observed.c"));
@@ -138,12 +146,7 @@ fn build(name: &str, flags: &[&str], libraries: &[&str]) -> Result<PathBuf, Fail
 /// The same with rsasync linked into it, by these flags of the linker besides.
 fn build_static(name: &str, flags: &[&str]) -> Result<PathBuf, Failed> {
     let (include, path) = (format!("-I{}", headers().display()), library_path());
-    let whole = [
-        "-Wl,--whole-archive",
-        "-l:librsasync.a",
-        "-Wl,--no-whole-archive",
-    ];
-    let libraries = [&[path.as_str()][..], &whole, flags].concat();
+    let libraries = [&[path.as_str()][..], &RSASYNC_INSIDE, flags].concat();
     build(name, &[&include], &libraries)
 }
 
@@ -861,6 +864,20 @@ fn jobs_static() -> Result<(), Failed> {
     Ok(())
 }
 
+/// There the switch is a function of its own.
+fn jobs_asan() -> Result<(), Failed> {
+    let program = BUILT.join("observed-asan");
+    let mut clang = compiler_of("clang", "clang++", &program_source("observed.c"));
+    clang.args(["-Wno-infinite-recursion", "-fsanitize=address"]);
+    clang.arg("-I").arg(headers()).arg(library_path());
+    output_of(clang.args(RSASYNC_INSIDE).arg("-o").arg(&program))?;
+    let process = Observed::start(plain(&program).arg("one_paused"))?;
+    one_line_with(
+        &jobs_of(&process)?,
+        &["paused", "pauses_here (observed-asan)"],
+    )
+}
+
 /// Under such a limit jobs lie apart from their stacks.
 fn jobs_limited() -> Result<(), Failed> {
     let mut shell = plain(Path::new("sh"));
@@ -1107,12 +1124,22 @@ fn permission() -> Result<(), Failed> {
         let mut sleep = plain(Path::new("setpriv"));
         sleep.args([
             &format!("--reuid={user}"),
+            "--regid=nogroup",
             "--clear-groups",
             "sh",
             "-c",
             "echo ready; read line",
         ]);
         Observed::start(&mut sleep)
+    };
+    // Its own processes a user may read, unless the system forbids that.
+    let of_nobody = sleep("nobody")?;
+    let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    match yama.trim() {
+        "" | "0" => as_nobody("check", &of_nobody.pid())?.expect(1, &["rsasync is not loaded"])?,
+        _ => {
+            as_nobody("check", &of_nobody.pid())?.expect(2, &["as kernel.yama.ptrace_scope is"])?
+        }
     };
     let of_daemon = sleep("daemon")?;
     let line = "no permission: run as root or as the user daemon\n";

@@ -223,8 +223,16 @@ fn why_not(proc: &process::Process, error: Error) -> Error {
             format!("run as root or as the user {name}")
         }
         _ if me.is_root() => "root needs the capability CAP_SYS_PTRACE".to_owned(),
-        _ if is_closed => "run as root".to_owned(),
-        _ => "run as root, as kernel.yama.ptrace_scope is not 0".to_owned(),
+        _ if !is_closed && is_restricted() => {
+            "run as root, as kernel.yama.ptrace_scope is not 0".to_owned()
+        }
+        _ => "run as root".to_owned(),
     };
     Error::new(format!("no permission: {as_whom}"))
+}
+
+/// Whether the system keeps users from reading even their own processes.
+fn is_restricted() -> bool {
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    scope.is_ok_and(|scope| scope.trim() != "0")
 }
