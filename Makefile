@@ -1,13 +1,15 @@
 # What a person types: make demo, make test, make install. README.md tells more.
 #
 # The build honours CC, CFLAGS (for the C programs of demo and soak), LDFLAGS, cargo's variables, as
-# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR, BINDIR, DATADIR and DESTDIR. With DEBUG=1 the library has line
-# tables, and gdb shows its source lines.
+# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR, BINDIR, DATADIR, GDB_AUTO_LOAD and DESTDIR. With
+# DEBUG=1 the library has line tables, and gdb shows its source lines.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
 BINDIR  ?= $(PREFIX)/bin
 DATADIR ?= $(PREFIX)/share
+# Where gdb looks for the scripts of libraries in the system's folders.
+GDB_AUTO_LOAD ?= $(if $(filter /usr /usr/local,$(PREFIX)),/usr/share,$(DATADIR))/gdb/auto-load
 CARGO   ?= cargo
 CC      ?= cc
 OBJCOPY ?= objcopy
@@ -36,7 +38,7 @@ LINKER := $(filter-out ccache distcc sccache,$(CC))
 LINK    := -C linker=$(firstword $(LINKER)) \
     $(patsubst %,-C link-arg=%,$(wordlist 2,$(words $(LINKER)),$(LINKER)) $(LDFLAGS))
 
-.PHONY: all library command demo test bench fuzz soak matrix install headers clean
+.PHONY: all library command demo test bench fuzz soak matrix depth install headers clean
 
 all: library $(STATIC) command
 
@@ -57,7 +59,8 @@ $(STATIC): library
 	@mkdir -p $(@D)
 	$(LD) -r -u ASYNC_start_job $(RELEASE)/librsasync.a -o $(@D)/rsasync.o
 	$(OBJCOPY) --strip-debug --remove-section='.llvm*' --wildcard \
-	    --keep-global-symbol='ASYNC_*' --keep-global-symbol='RSASYNC_*' $(@D)/rsasync.o
+	    --keep-global-symbol='ASYNC_*' --keep-global-symbol='RSASYNC_*' \
+	    --keep-global-symbol=_.stapsdt.base $(@D)/rsasync.o
 	rm -f $@
 	$(AR) rcs $@ $(@D)/rsasync.o
 
@@ -113,6 +116,13 @@ matrix:
 	$(CARGO) build --quiet -p ctests --bins
 	$(TARGET)/debug/matrix $(FLAGS)
 
+# How deep OpenSSL goes on a job's stack, by version and operation. The first run builds OpenSSL, as
+# for `make matrix`.
+depth:
+	@sh ctests/needs
+	$(CARGO) build --quiet -p ctests --bin depth
+	$(TARGET)/debug/depth
+
 install: all
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl \
@@ -135,6 +145,9 @@ install: all
 	    $(DESTDIR)$(DATADIR)/bash-completion/completions/rsasync
 	$(INSTALL) -m 644 $(PAPERS)/_rsasync $(DESTDIR)$(DATADIR)/zsh/site-functions/
 	$(INSTALL) -m 644 $(PAPERS)/rsasync.fish $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/
+	$(INSTALL) -d $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)
+	$(INSTALL) -m 644 src/debugger/librsasync-gdb.py \
+	    $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)/librsasync.so.$(VERSION)-gdb.py
 	printf '%s\n' 'libdir=$(LIBDIR)' 'includedir=$(PREFIX)/include/rsasync' \
 	    'standalone=$${includedir}/standalone' '' 'Name: rsasync' \
 	    "Description: OpenSSL's asynchronous jobs, as a library of their own" \

@@ -136,7 +136,8 @@ const char *RSASYNC_version(void);
  * sizeof(*stats). A program that was built with another version of this header gets the
  * members that both know; the rest of its structure is set to 0. Any thread may call it.
  *
- * It looks at each job and its stack, which takes about a microsecond for each. While other threads
+ * If size reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
+ * microsecond for each. While other threads
  * use jobs the counts may be of slightly different moments. Where the address space is limited
  * (RLIMIT_AS), or all memory is locked (MCL_FUTURE), the bytes of stacks in use are not counted.
  *

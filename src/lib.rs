@@ -40,6 +40,7 @@
 //!                  env              the environment variables
 //!                  syscall_guard    system calls that leave no trace in errno
 //!                  signal_stack     a stack for signal handlers
+//!                  probes           places where a tracer can look
 //!                  clock, stderr    the time; a line for the operator
 //!   0  c_types                      the types that openssl/async.h declares
 //! ```
@@ -61,6 +62,7 @@ mod sys {
     pub mod limits;
     pub mod loader;
     pub mod mutex;
+    pub mod probes;
     pub mod sanitizer;
     pub mod signal_stack;
     pub mod slots;

@@ -749,6 +749,8 @@ CASE(child_handlers_of_others_may_use_the_library, OURS,
     pthread_t thread[2];
     pid_t pid;
 
+    /* What later threads need first of the library is mapped. */
+    CHECK_INT(ASYNC_init_thread(0, 0), 1);
     for (int i = 0; i < 2; i++)
         CHECK_INT(pthread_create(&thread[i], NULL, stuck[i], NULL), 0);
     while (in_mmap < 2)

@@ -50,10 +50,11 @@ fn install() -> Result<(), Failed> {
         "share/fish/vendor_completions.d/rsasync.fish",
     ];
     let of_command = of_command.map(|file| format!("usr/{file}"));
+    let debugger = format!("usr/share/gdb/auto-load/{library}-gdb.py");
     let wanted = headers
         .iter()
         .chain(&libraries)
-        .chain([&library])
+        .chain([&library, &debugger])
         .chain(&of_command)
         .cloned()
         .collect::<BTreeSet<_>>();

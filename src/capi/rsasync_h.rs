@@ -100,7 +100,8 @@ pub extern "C" fn RSASYNC_version() -> *const c_char {
 /// sizeof(*stats). A program that was built with another version of this header gets the
 /// members that both know; the rest of its structure is set to 0. Any thread may call it.
 ///
-/// It looks at each job and its stack, which takes about a microsecond for each. While other threads
+/// If size reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
+/// microsecond for each. While other threads
 /// use jobs the counts may be of slightly different moments. Where the address space is limited
 /// (RLIMIT_AS), or all memory is locked (MCL_FUTURE), the bytes of stacks in use are not counted.
 ///
@@ -112,7 +113,12 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
         return;
     }
     let _guard = SyscallGuard::new();
-    let (jobs, stacks) = (Census::of_jobs_and_stacks(), stack::counts());
+    let wants_jobs = size > mem::offset_of!(rsasync_stats, jobs_running);
+    let jobs = match wants_jobs {
+        true => Census::of_jobs_and_stacks(),
+        false => Census::default(),
+    };
+    let stacks = stack::counts();
     let [starts, pauses, resumes, finishes] = record::totals();
     let refused = |reason: Reason| error::REFUSALS[reason as usize].load(Relaxed);
     let no_jobs = |why: NoJob| error::NO_JOBS[why as usize].load(Relaxed);

@@ -169,7 +169,7 @@ pub struct Job {
 #[repr(C)]
 pub struct JobLayout {
     /// The job is in use if these bits of its handle are its address: [`JobLayout::address_mask`].
-    handle: usize,
+    pub handle: usize,
     address_mask: usize,
     owner: usize,
     /// A byte, a [`State`].
@@ -179,8 +179,8 @@ pub struct JobLayout {
     pause_blocks: usize,
     /// The saved stack pointer of the suspended side, where the switch has put its registers.
     suspended: usize,
-    func: usize,
-    wait_ctx: usize,
+    pub func: usize,
+    pub wait_ctx: usize,
     wait_ctx_generation: usize,
     frames_start: usize,
     frames_end: usize,
@@ -205,6 +205,9 @@ impl Job {
 
 const _: () = assert!(mem::offset_of!(Job, fibre) + Fibre::HOT_BYTES <= 64);
 const _: () = assert!(mem::size_of::<Job>() <= OWNER_BYTES);
+
+/// Where the frames of a job begin on its stack, the highest address.
+pub struct Top(usize);
 
 /// A job that exists: in its thread's pool, or started and not finished.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -395,27 +398,37 @@ impl Job {
         self.owner.load(Relaxed) == thread.0
     }
 
-    /// Makes an idle job ready for its first switch.
+    /// Gives an idle job what it will run, with a copy of the arguments; returns where its frames
+    /// begin, see [`Job::begin`].
     #[inline]
-    pub fn prepare(&self, func: Func, args: Args) -> Result<(), Error> {
-        let mut frames = self.stack.frames();
+    pub fn prepare(&self, func: Func, args: Args) -> Result<Top, Error> {
+        let mut top = self.stack.frames().end;
         let mut copy = ptr::null_mut();
         if args.bytes > 0 {
             if args.bytes > self.most_args_on_stack {
                 copy = self.copy_to_heap(args)?.as_ptr();
             } else {
-                let top = frames.end;
-                frames.end = (top - args.bytes) & !15;
-                copy = ptr::with_exposed_provenance_mut(frames.end);
+                let end = top;
+                top = (end - args.bytes) & !15;
+                copy = ptr::with_exposed_provenance_mut(top);
                 self.stack
-                    .allow_writing(frames.end - Fibre::FIRST_FRAME_BYTES..top);
+                    .allow_writing(top - Fibre::FIRST_FRAME_BYTES..end);
                 // SAFETY: the stack is larger than this, and nothing of an idle job is on it.
                 unsafe { args.copy_to(copy) };
             }
         }
-        // SAFETY: the stack is this job's, which is idle; what lies above the frames stays.
-        unsafe { (self.fibre).prepare(frames, || self.stack.whole(), func, copy.cast()) };
-        Ok(())
+        self.fibre.set_func(func, copy.cast());
+        Ok(Top(top))
+    }
+
+    /// Runs a job that [`Job::prepare`] has made ready, until it pauses or ends.
+    #[inline(always)]
+    pub fn begin(&self, Top(top): Top) {
+        let frames = self.stack.frames().start..top;
+        self.stack
+            .allow_writing(top - Fibre::FIRST_FRAME_BYTES..top);
+        // SAFETY: the stack is this job's, which is idle; what lies above `top` stays.
+        unsafe { self.fibre.begin(frames, || self.stack.whole()) };
     }
 
     #[cold]

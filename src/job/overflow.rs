@@ -45,16 +45,16 @@ unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, _contex
         && let Some(job) = Thread::with(|thread| thread.current.get())
         && job.stack().guard_contains(address)
     {
-        let bytes = job.stack().frames().len();
+        let kib = env::options().stack_bytes() >> 10;
         stderr::print(format_args!(
             "rsasync: job {:p} overflowed its stack of {} KiB in thread {}; its function is {:#x}; \
              RSASYNC_STACK_SIZE={}K gives jobs more\n",
             job.handle().as_ptr(),
-            bytes >> 10,
+            kib,
             // SAFETY: the call has no conditions.
             unsafe { libc::gettid() },
             job.fibre.func_address(),
-            (bytes >> 10).next_power_of_two() * 2,
+            2 * kib,
         ));
     }
     // SAFETY: the action was this signal's before; `raise` takes effect when this function returns.

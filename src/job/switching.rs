@@ -11,11 +11,12 @@ use std::ffi::c_int;
 
 use crate::error::{Error, NoJob, Reason};
 use crate::fibre::fibre::Func;
-use crate::job::job::{Args, Handle, JobRef, State};
+use crate::job::job::{Args, Handle, Job, JobRef, State};
 use crate::job::pool::Due;
 use crate::job::thread::Thread;
 use crate::openssl::default_context::SavedLibCtx;
 use crate::openssl::discover;
+use crate::sys::probes::probe;
 use crate::wait_ctx::wait_ctx::WaitCtx;
 
 /// How a call that started or resumed a job ended.
@@ -24,6 +25,13 @@ pub enum Outcome {
     NoJobs(NoJob),
     Paused(Handle),
     Finished(c_int),
+}
+
+/// A probe with the handle of a job, its wait context and its function.
+macro_rules! probe_job {
+    ($name:literal, $job:expr) => {
+        probe!($name, [&raw const *$job; Job::LAYOUT.handle, Job::LAYOUT.wait_ctx, Job::LAYOUT.func])
+    };
 }
 
 /// Starts a job that runs `func` on a copy of `args`.
@@ -41,15 +49,19 @@ pub fn start(
             Err(why) => return Ok(Outcome::NoJobs(why)),
         },
     };
-    if let Err(error) = job.prepare(func, args) {
-        release(thread, job);
-        return Err(error);
-    }
+    let top = match job.prepare(func, args) {
+        Ok(top) => top,
+        Err(error) => {
+            release(thread, job);
+            return Err(error);
+        }
+    };
     job.wait_ctx.set(wait_ctx);
     thread.counts().starts.increment();
+    probe_job!("start", job);
     discover_if_due();
     let callers = SavedLibCtx::of_thread();
-    Ok(switch_in(thread, job, callers))
+    Ok(switch_in(thread, job, callers, || job.begin(top)))
 }
 
 /// Resumes a paused job.
@@ -61,20 +73,22 @@ pub fn resume(thread: &Thread, handle: Handle) -> Result<Outcome, Error> {
         return Err(why_not_resumed(thread, handle));
     };
     thread.counts().resumes.increment();
+    probe_job!("resume", job);
     discover_if_due();
     let callers = job.lib_ctx.swap_with_thread();
-    Ok(switch_in(thread, job, callers))
+    // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
+    let go_on = || unsafe { job.fibre.switch() };
+    Ok(switch_in(thread, job, callers, go_on))
 }
 
 /// Runs the job until it pauses or ends. `callers` is the thread's default library context
 /// outside the job.
 #[inline(always)]
-fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx) -> Outcome {
+fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx, switch: impl FnOnce()) -> Outcome {
     job.state.set(State::Running);
     job.switches.set(job.switches.get().wrapping_add(1));
     let starter = thread.current.replace(Some(job));
-    // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
-    unsafe { job.fibre.switch() };
+    switch();
     thread.current.set(starter);
     discover_if_due();
     job.lib_ctx.save_and_restore(callers);
@@ -83,6 +97,7 @@ fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx) -> Outcome {
         thread.counts().pauses.increment();
         return Outcome::Paused(job.handle());
     };
+    probe_job!("finish", job);
     job.finish();
     thread.counts().finishes.increment();
     release(thread, job);
@@ -98,6 +113,7 @@ pub fn pause(thread: &Thread) {
     if job.pause_blocks.get() > 0 {
         return;
     }
+    probe_job!("pause", job);
     // SAFETY: the job runs, so its dispatcher is suspended, on this thread.
     unsafe { job.fibre.switch() };
     if let Some(ctx) = job.wait_ctx.get() {

@@ -13,6 +13,7 @@ use crate::stack::guarded::{self, FOR_JOBS, GuardedStack, Usage};
 use crate::stack::mem_functions::{self, FreeFn, MemFunctions};
 use crate::stack::valgrind;
 use crate::sys::env;
+use crate::sys::probes::probe;
 use crate::sys::slots::{Content, Slot, SlotPool};
 use crate::sys::syscall_guard::SyscallGuard;
 
@@ -94,6 +95,7 @@ impl Stack {
         let made = MADE.fetch_add(1, Relaxed) + 1;
         PEAK.fetch_max(made - FREED.load(Relaxed), Relaxed);
         UNGUARDED.fetch_add(stack.is_unguarded().into(), Relaxed);
+        probe!("stack_made", stack.frames.start, stack.frames.len());
         Some(stack)
     }
 
@@ -231,6 +233,7 @@ impl Stack {
     pub fn free(self) -> bool {
         let _guard = SyscallGuard::new();
         UNGUARDED.fetch_sub(self.is_unguarded().into(), Relaxed);
+        probe!("stack_freed", self.frames.start, self.frames.len());
         if let Memory::Guarded { stack, .. } = &self.memory {
             self.measure(stack);
         }
