@@ -11,6 +11,12 @@
 
 #define NOINLINE __attribute__((noinline))
 
+/* No trial takes so long, in seconds: a runner that waits in vain finds the end of the output. */
+__attribute__((constructor)) static void end_some_time(void)
+{
+    alarm(120);
+}
+
 /* Until the runner closes the pipe, or has ended. */
 static void stay(void)
 {
@@ -46,9 +52,29 @@ static int does_nothing(void *arg)
     return 0;
 }
 
+#ifndef ON_LIBCRYPTO
+/* The numbers of RSASYNC_get_stats(), a line each. */
+static void tell_stats(void)
+{
+    struct rsasync_stats s;
+
+    RSASYNC_get_stats(&s, sizeof(s));
+# define TELL(name) printf("%s %llu\n", #name, (unsigned long long)s.name)
+    TELL(stacks_in_use), TELL(stacks_unguarded), TELL(jobs_abandoned), TELL(jobs_running);
+    TELL(jobs_paused), TELL(jobs_orphaned), TELL(jobs_idle), TELL(starts), TELL(pauses);
+    TELL(resumes), TELL(finishes), TELL(refused_pool_size), TELL(refused_null);
+    TELL(refused_memory), TELL(refused_state), TELL(no_jobs_limit), TELL(no_jobs_memory);
+    TELL(orphans_reclaimed), TELL(stacks_made), TELL(stacks_peak), TELL(stack_bytes);
+    TELL(stack_deepest_bytes);
+}
+#endif
+
 static int stays(void *arg)
 {
     (void)arg;
+#ifndef ON_LIBCRYPTO
+    tell_stats();
+#endif
     stay();
     return 0;
 }

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use harness::check::{equal, expect};
 use harness::stage::{
-    BUILT, BuiltOnce, ROOT, STAGE, command, compiler, headers, library_path, output_of,
-    program_source, shared_library, stdout_of,
+    BUILT, BuiltOnce, ROOT, STAGE, command, compiler, compiler_of, headers, library_path,
+    output_of, program_source, shared_library, stdout_of,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -49,6 +49,11 @@ pub fn trials() -> Vec<Trial> {
         ),
         Trial::test("command::check_cant_tell_of_no_process", check_cant_tell),
         Trial::test("command::status_counts_all_states", status_counts),
+        Trial::test(
+            "command::status_is_what_get_stats_says",
+            status_is_get_stats,
+        ),
+        Trial::test("command::core_of_gcore", core_of_gcore),
         Trial::test("command::status_is_one_line_of_words", status_words),
         Trial::test("command::status_for_prometheus", status_for_prometheus),
         Trial::test("command::status_watches_until_the_end", status_watches),
@@ -61,6 +66,7 @@ pub fn trials() -> Vec<Trial> {
             "command::jobs_on_stacks_of_the_programs_own",
             jobs_own_stack,
         ),
+        Trial::test("command::jobs_with_address_sanitizer", jobs_asan),
         Trial::test(
             "command::looks_while_everything_changes",
             looks_while_changing,
@@ -90,6 +96,10 @@ pub fn trials() -> Vec<Trial> {
     ] {
         trials.push(Trial::test(name, trial).with_ignored_flag(has_no_cores));
     }
+    // Not in a container, as a rule.
+    if output_of(command("unshare", 60).args(["--mount", "true"])).is_ok() {
+        trials.push(Trial::test("command::reads_a_container", container));
+    }
     // Only root can become others.
     if stdout_of(command("id", 60).arg("-u")).is_ok_and(|id| id.trim() == "0") {
         trials.push(Trial::test(
@@ -116,6 +126,13 @@ fn observed() -> Result<&'static Path, Failed> {
 /// For programs that are built with OpenSSL's header.
 const ON_LIBCRYPTO: [&str; 2] = ["-DON_LIBCRYPTO", "-DWITH_LIBCRYPTO"];
 
+/// The linker's words that put all of rsasync into a program.
+const RSASYNC_INSIDE: [&str; 3] = [
+    "-Wl,--whole-archive",
+    "-l:librsasync.a",
+    "-Wl,--no-whole-archive",
+];
+
 fn build(name: &str, flags: &[&str], libraries: &[&str]) -> Result<PathBuf, Failed> {
     let program = BUILT.join(name);
     let mut compiler = compiler(&program_source("observed.c"));
@@ -129,12 +146,7 @@ fn build(name: &str, flags: &[&str], libraries: &[&str]) -> Result<PathBuf, Fail
 /// The same with rsasync linked into it, by these flags of the linker besides.
 fn build_static(name: &str, flags: &[&str]) -> Result<PathBuf, Failed> {
     let (include, path) = (format!("-I{}", headers().display()), library_path());
-    let whole = [
-        "-Wl,--whole-archive",
-        "-l:librsasync.a",
-        "-Wl,--no-whole-archive",
-    ];
-    let libraries = [&[path.as_str()][..], &whole, flags].concat();
+    let libraries = [&[path.as_str()][..], &RSASYNC_INSIDE, flags].concat();
     build(name, &[&include], &libraries)
 }
 
@@ -447,11 +459,15 @@ fn no_without_preload() -> Result<(), Failed> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     let mut child = shell.spawn()?;
-    let mut out = BufReader::new(child.stdout.take().ok_or("no output")?);
-    let mut pid = String::new();
-    out.read_line(&mut pid)?;
+    let out = BufReader::new(child.stdout.take().ok_or("no output")?);
     let mut shell = Observed { child, out };
-    shell.wait_for("ready")?;
+    let (mut lines, mut pid) = ([String::new(), String::new()], String::new());
+    for line in &mut lines {
+        shell.out.read_line(line)?;
+        if line.trim_end() != "ready" {
+            pid.clone_from(line);
+        }
+    }
     let parts = ["no", "its parent", "LD_PRELOAD was lost between them"];
     let said = ask(&["check", pid.trim()]);
     let _ = command("kill", 10).arg(pid.trim()).status();
@@ -522,6 +538,9 @@ fn check_sees_replaced() -> Result<(), Failed> {
     let new = directory.path().join("new");
     fs::copy(shared_library(), &new)?;
     fs::rename(&new, &library)?;
+    let parts = ["yes", &path, "was replaced on disk since"];
+    ask(&["check", &process.pid()])?.expect(0, &parts)?;
+    fs::remove_file(&library)?;
     let parts = ["yes", &path, "was replaced on disk since"];
     ask(&["check", &process.pid()])?.expect(0, &parts).map(drop)
 }
@@ -631,6 +650,57 @@ fn status_counts() -> Result<(), Failed> {
         "ended",
     ];
     said.expect(0, &parts).map(drop)
+}
+
+/// The same numbers as the program itself gets by RSASYNC_get_stats, which one with rsasync's header
+/// prints.
+fn status_is_get_stats() -> Result<(), Failed> {
+    let program = build_static("observed-stats", &[])?;
+    let mut process = plain(&program);
+    process
+        .arg("all_states")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child = process.stderr(Stdio::null()).spawn()?;
+    let out = BufReader::new(child.stdout.take().ok_or("it has no output")?);
+    let mut process = Observed { child, out };
+    let mut told = Vec::new();
+    loop {
+        let mut line = String::new();
+        expect(process.out.read_line(&mut line)? > 0, "it has ended")?;
+        match line.trim_end().split_once(' ') {
+            Some((name, number)) => told.push((name.to_owned(), number.parse::<u64>()?)),
+            None => break,
+        }
+    }
+    let status = status_of(&process)?;
+    let paths = [
+        ("stacks_in_use", "/stacks/existing"),
+        ("stacks_unguarded", "/stacks/unguarded"),
+        ("jobs_running", "/jobs/running"),
+        ("jobs_paused", "/jobs/paused"),
+        ("jobs_orphaned", "/jobs/orphaned"),
+        ("jobs_abandoned", "/jobs/abandoned"),
+        ("jobs_idle", "/jobs/idle"),
+        ("refused_pool_size", "/refusals/pool_size"),
+        ("refused_null", "/refusals/null"),
+        ("refused_memory", "/refusals/memory"),
+        ("refused_state", "/refusals/state"),
+        ("no_jobs_limit", "/no_jobs/limit"),
+        ("no_jobs_memory", "/no_jobs/memory"),
+        ("stacks_made", "/stacks/made"),
+        ("stacks_peak", "/stacks/peak"),
+        ("stack_bytes", "/stacks/bytes"),
+        ("stack_deepest_bytes", "/stacks/deepest_bytes"),
+    ];
+    equal(told.len(), 22)?;
+    for (name, number) in &told {
+        let path = paths.iter().find(|(it, _)| it == name);
+        let path = path.map_or(format!("/{name}"), |(_, path)| (*path).to_owned());
+        let seen = status.pointer(&path).and_then(Value::as_u64);
+        equal((name, seen), (name, Some(*number)))?;
+    }
+    Ok(())
 }
 
 fn status_words() -> Result<(), Failed> {
@@ -794,6 +864,20 @@ fn jobs_static() -> Result<(), Failed> {
     Ok(())
 }
 
+/// There the switch is a function of its own.
+fn jobs_asan() -> Result<(), Failed> {
+    let program = BUILT.join("observed-asan");
+    let mut clang = compiler_of("clang", "clang++", &program_source("observed.c"));
+    clang.args(["-Wno-infinite-recursion", "-fsanitize=address"]);
+    clang.arg("-I").arg(headers()).arg(library_path());
+    output_of(clang.args(RSASYNC_INSIDE).arg("-o").arg(&program))?;
+    let process = Observed::start(plain(&program).arg("one_paused"))?;
+    one_line_with(
+        &jobs_of(&process)?,
+        &["paused", "pauses_here (observed-asan)"],
+    )
+}
+
 /// Under such a limit jobs lie apart from their stacks.
 fn jobs_limited() -> Result<(), Failed> {
     let mut shell = plain(Path::new("sh"));
@@ -912,6 +996,31 @@ fn core_overflow() -> Result<(), Failed> {
     equal(handle_of("overflowed"), handle_of("running"))
 }
 
+/// gdb leaves out memory that it can't read whole: stacks with guard markers.
+fn core_of_gcore() -> Result<(), Failed> {
+    let directory = tempfile::tempdir()?;
+    let process = Observed::case("one_paused")?;
+    let core = directory.path().join("core");
+    let mut gdb = command("gdb", 120);
+    gdb.args([
+        "-nx",
+        "-batch",
+        "-iex",
+        "set debuginfod enabled off",
+        "-p",
+        &process.pid(),
+    ]);
+    output_of(gdb.args(["-ex", &format!("generate-core-file {}", core.display())]))?;
+    let said = ask_of_core(&core, observed()?)?.expect(0, &["observed, a core file"])?;
+    let lacks_stacks = said
+        .out
+        .contains("the core file lacks the stacks: gcore leaves out");
+    expect(
+        lacks_stacks || said.out.contains("pauses_here (observed)"),
+        said.out,
+    )
+}
+
 /// The place of the state in a core file.
 fn state_in(core: &[u8]) -> Result<usize, Failed> {
     let magic = b"rsasync\0\x01\0\0\0\0\0\0\0";
@@ -986,6 +1095,21 @@ fn closed() -> Result<(), Failed> {
     one_line_with(&jobs_of(&process)?, &["paused", "pauses_here (observed)"])
 }
 
+/// A process whose files lie where nobody else sees them.
+fn container() -> Result<(), Failed> {
+    let line = "mount -t tmpfs none /mnt && cp \"$0\" /mnt/observed && cp \"$1\" /mnt/librsasync.so && \
+                LD_PRELOAD=/mnt/librsasync.so exec /mnt/observed one_paused";
+    let mut unshare = plain(Path::new("unshare"));
+    unshare
+        .args(["--mount", "sh", "-c", line])
+        .arg(observed()?)
+        .arg(shared_library());
+    let process = Observed::start(&mut unshare)?;
+    let said = ask(&["check", &process.pid()])?.expect(0, &["yes", "/mnt/librsasync.so"])?;
+    expect(!said.out.contains("replaced"), said.out)?;
+    one_line_with(&jobs_of(&process)?, &["paused", "pauses_here (observed)"])
+}
+
 fn permission() -> Result<(), Failed> {
     let directory = tempfile::tempdir()?;
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
@@ -1000,12 +1124,22 @@ fn permission() -> Result<(), Failed> {
         let mut sleep = plain(Path::new("setpriv"));
         sleep.args([
             &format!("--reuid={user}"),
+            "--regid=nogroup",
             "--clear-groups",
             "sh",
             "-c",
             "echo ready; read line",
         ]);
         Observed::start(&mut sleep)
+    };
+    // Its own processes a user may read, unless the system forbids that.
+    let of_nobody = sleep("nobody")?;
+    let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    match yama.trim() {
+        "" | "0" => as_nobody("check", &of_nobody.pid())?.expect(1, &["rsasync is not loaded"])?,
+        _ => {
+            as_nobody("check", &of_nobody.pid())?.expect(2, &["as kernel.yama.ptrace_scope is"])?
+        }
     };
     let of_daemon = sleep("daemon")?;
     let line = "no permission: run as root or as the user daemon\n";

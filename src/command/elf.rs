@@ -327,12 +327,13 @@ impl Object {
     pub fn has_text(&self, memory: &dyn Memory, text: &[u8]) -> bool {
         const CHUNK_BYTES: u64 = 4 << 20;
         self.read_only().any(|Range { start, end }| {
-            (start..end).step_by(CHUNK_BYTES as usize).any(|at| {
+            let places = (start..end).step_by(CHUNK_BYTES as usize);
+            let mut chunks = places.map_while(|at| {
                 // A chunk reaches into the next one, which may have the text's end.
                 let count = (CHUNK_BYTES + text.len() as u64).min(end - at);
-                let bytes = memory.bytes(at, count).unwrap_or_default();
-                memchr::memmem::find(&bytes, text).is_some()
-            })
+                memory.bytes(at, count)
+            });
+            chunks.any(|bytes| memchr::memmem::find(&bytes, text).is_some())
         })
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 /// What is read at once at most, in bytes: a torn or wild size must not exhaust the reader.
-const MOST_BYTES: usize = 1 << 30;
+const MOST_BYTES: usize = 1 << 28;
 
 /// A part of an address space that shows a file.
 #[derive(Clone, Debug)]

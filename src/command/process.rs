@@ -133,11 +133,23 @@ impl Process {
         }
     }
 
-    /// Whether the path of a mapping names another file by now, or none.
-    pub fn is_replaced(&self, mapping: &Mapping) -> bool {
-        let is_it = |path: &Path| fs::metadata(path).is_ok_and(|it| it.ino() == mapping.inode);
-        let is_there = is_it(&mapping.path) || is_it(&self.in_its_root(&mapping.path));
-        mapping.is_deleted || !is_there
+    /// Whether the path of an object names another file by now, or none.
+    pub fn is_replaced(&self, first: &Mapping) -> bool {
+        let places = [self.in_its_root(&first.path), first.path.clone()];
+        first.is_deleted || !places.iter().any(|path| self.is_shown_by(first, path))
+    }
+
+    /// Whether an object's first mapping shows this file. Some file systems, as those of containers,
+    /// give a file another inode there than here; its first page has the ELF headers and mostly the
+    /// build's number.
+    fn is_shown_by(&self, first: &Mapping, path: &Path) -> bool {
+        const PAGE_BYTES: usize = 4096;
+        let is_same_inode = fs::metadata(path).is_ok_and(|it| it.ino() == first.inode);
+        let (mut here, mut there) = (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]);
+        let is_read = File::open(path).is_ok_and(|it| it.read_exact_at(&mut here, 0).is_ok());
+        let mut is_same_page =
+            || is_read && self.read(first.addresses.start, &mut there).is_some() && here == there;
+        is_same_inode || is_same_page()
     }
 }
 
@@ -184,21 +196,15 @@ impl Memory for Process {
 
     fn open(&self, mapping: &Mapping) -> Option<File> {
         let range = &mapping.addresses;
-        let link = format!(
-            "/proc/{}/map_files/{:x}-{:x}",
-            self.pid, range.start, range.end
-        );
-        let exe = PathBuf::from(format!("/proc/{}/exe", self.pid));
+        let (pid, start, end) = (self.pid, range.start, range.end);
         let places = [
-            link.into(),
-            exe,
+            format!("/proc/{pid}/map_files/{start:x}-{end:x}").into(),
+            format!("/proc/{pid}/exe").into(),
             self.in_its_root(&mapping.path),
             mapping.path.clone(),
         ];
-        places.iter().find_map(|path| {
-            let is_it = fs::metadata(path).ok()?.ino() == mapping.inode;
-            is_it.then(|| File::open(path).ok())?
-        })
+        let mut shown = places.iter().filter(|path| self.is_shown_by(mapping, path));
+        shown.find_map(|path| File::open(path).ok())
     }
 }
 
@@ -217,8 +223,16 @@ fn why_not(proc: &process::Process, error: Error) -> Error {
             format!("run as root or as the user {name}")
         }
         _ if me.is_root() => "root needs the capability CAP_SYS_PTRACE".to_owned(),
-        _ if is_closed => "run as root".to_owned(),
-        _ => "run as root, as kernel.yama.ptrace_scope is not 0".to_owned(),
+        _ if !is_closed && is_restricted() => {
+            "run as root, as kernel.yama.ptrace_scope is not 0".to_owned()
+        }
+        _ => "run as root".to_owned(),
     };
     Error::new(format!("no permission: {as_whom}"))
+}
+
+/// Whether the system keeps users from reading even their own processes.
+fn is_restricted() -> bool {
+    let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
+    scope.is_ok_and(|scope| scope.trim() != "0")
 }

@@ -14,8 +14,9 @@ const VERSIONS: std::ops::RangeInclusive<u64> = 1..=1;
 
 const MAGIC: &[u8; 8] = b"rsasync\0";
 
-/// More than any pool has: a torn number.
-const MOST_SLOTS: u64 = 1 << 32;
+/// More than there ever are: a torn number.
+const MOST_SLOTS: u64 = 1 << 20; // of a region; the library's largest has 2^16
+const LARGEST_STACK_BYTES: u64 = 4 << 30; // the library's largest has 1 GiB
 const MOST_REGIONS: usize = 1 << 16;
 const MOST_FDS: u64 = 1 << 16;
 
@@ -379,7 +380,6 @@ impl State {
 
     /// The job in this place; None if there is none.
     fn job(&self, memory: &dyn Memory, address: u64) -> Option<Job> {
-        const LARGEST_STACK: u64 = 1 << 40;
         let layout = &self.job;
         let bytes = memory.bytes(address, self.job_bytes)?;
         let word = |at: u64| {
@@ -392,7 +392,7 @@ impl State {
             return None;
         }
         let frames = word(layout.frames_start)?..word(layout.frames_end)?;
-        if frames.is_empty() || frames.end - frames.start > LARGEST_STACK {
+        if frames.is_empty() || frames.end - frames.start > LARGEST_STACK_BYTES {
             return None;
         }
         Some(Job {
