@@ -1,8 +1,8 @@
 # What a person types: make demo, make test, make install. README.md tells more.
 #
 # The build honours CC, CFLAGS (for the C programs of demo and soak), LDFLAGS, cargo's variables, as
-# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR, GDB_AUTO_LOAD and DESTDIR. With DEBUG=1 the library has line
-# tables, and gdb shows its source lines.
+# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR, GDB_AUTO_LOAD and DESTDIR. With DEBUG=1 the
+# library has line tables, and gdb shows its source lines.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
