@@ -33,7 +33,7 @@ macro_rules! probe {
                 $crate::sys::probes::note!($name, "8@{first} 8@{second}"),
                 first = in(reg) $first,
                 second = in(reg) $second,
-                options(att_syntax, nomem, nostack, preserves_flags),
+                options(att_syntax, readonly, nostack, preserves_flags),
             )
         }
     };
