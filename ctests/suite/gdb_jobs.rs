@@ -313,7 +313,7 @@ fn at_each_instruction(library: &Path) -> Result<(), Failed> {
             .windows(2)
             .position(|pair| pair == ["middle", "job_func"]);
         let beyond = of_job.map(|position| frames.len() - (position + 2));
-        if !beyond.is_some_and(|beyond| beyond <= 1) {
+        if beyond.is_none_or(|beyond| beyond > 1) {
             return Err(format!("{frames:?} in\nJob {block}").into());
         }
     }

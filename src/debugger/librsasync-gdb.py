@@ -495,8 +495,8 @@ class Unwinder(gdb.unwinder.Unwinder):
                 lowest = view.registers[cpu.sp] - cpu.context_bytes
                 return self.caller(frame, cpu, lowest, pc, view.registers)
         offset = self.offset_in_jump(pc, cpu)
-        if offset is None:
-            return None
+        if offset is None or read(pc - offset, len(cpu.jump_code)) != cpu.jump_code:
+            return None  # (another program may have something else there)
         context = cpu.context_in_jump(offset, sp)
         end = context + cpu.context_bytes
         if offset >= cpu.switched:
