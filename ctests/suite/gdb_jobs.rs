@@ -38,14 +38,14 @@ pub fn trials() -> Vec<Trial> {
         trial("of_a_stripped_static_program", without_names),
         trial("in_a_core_file_of_gcore", || {
             let case = "jobs_above_protected_guards";
-            check_jobs(&in_core_file(case, "gcore core")?)
+            check_jobs(&in_core_file(case, &stopped_then("gcore core"))?)
         }),
         trial("in_a_core_file_of_the_kernel", || {
-            check_jobs(&in_core_file("jobs", "signal SIGABRT")?)
+            check_jobs(&in_core_file("jobs", &stopped_then("signal SIGABRT"))?)
         })
         .with_ignored_flag(!kernel_writes_core_files()),
         trial("that_gcore_leaves_out_are_explained", || {
-            let said = in_core_file("jobs", "gcore core")?;
+            let said = in_core_file("jobs", &stopped_then("gcore core"))?;
             let is_explained = said.contains("The core file lacks the stacks of jobs");
             if is_explained {
                 Ok(())
@@ -53,6 +53,7 @@ pub fn trials() -> Vec<Trial> {
                 check_jobs(&said)
             }
         }),
+        trial("in_a_core_file_in_the_middle_of_a_switch", in_switch),
         trial("at_each_instruction_of_a_switch", || {
             at_each_instruction(stripped()?)
         }),
@@ -130,15 +131,21 @@ fn commands(gdb: &mut Command, commands: &[&str]) {
     }
 }
 
-/// What gdb says of the core file that this command of gdb's makes there, in a folder of its own.
-fn in_core_file(case: &str, make_core: &str) -> Result<String, Failed> {
+/// Commands that make a core file of a process that has stopped in `stop_here`.
+fn stopped_then(make_core: &str) -> [&str; 4] {
+    // At a process's death gdb may complain that a thread has no registers any more.
+    ["break stop_here", "run", make_core, "echo"]
+}
+
+/// What gdb says of the core file that these commands of gdb's make, in a folder of its own.
+fn in_core_file(case: &str, make_core: &[&str]) -> Result<String, Failed> {
     let folder = tempfile::tempdir()?;
     let limit = "ulimit -c unlimited; exec \"$@\"";
     let mut gdb_of_process = gdb();
     let mut maker = command("sh", 120);
     maker.current_dir(folder.path());
     maker.args(["-c", limit, "sh"]);
-    commands(&mut gdb_of_process, &["break stop_here", "run", make_core]);
+    commands(&mut gdb_of_process, make_core);
     gdb_of_process.arg("--args").arg(program()?).arg(case);
     maker
         .arg(gdb_of_process.get_program())
@@ -276,6 +283,30 @@ fn without_names() -> Result<(), Failed> {
         ("Job 4 (running, thread 3):", 4),
     ];
     expect(found == wanted, format!("{found:?} in\n{said}"))
+}
+
+/// The first job's thread has left the job's stack, and has not stored yet where the job goes on.
+fn in_switch() -> Result<(), Failed> {
+    let case = "jobs_above_protected_guards";
+    let make_core = [
+        "break main",
+        "run",
+        "break -probe-stap rsasync:pause",
+        "continue",
+        "stepi 31", // as the next trial sees, the stacks are switched 25 instructions after the probe
+        "gcore core",
+    ];
+    let said = in_core_file(case, &make_core)?;
+    let found = backtraces(&said);
+    let [("Job 1 (running, thread 1):", frames)] = &found[..] else {
+        return Err(format!("{found:?} in\n{said}").into());
+    };
+    let is_elsewhere = said.lines().all(|line| !line.starts_with("* 1 "));
+    let (.., innermost) = JOBS[0];
+    expect(
+        is_elsewhere && frames.starts_with(innermost) && said.contains("$1 = 1"),
+        format!("{frames:?} in\n{said}"),
+    )
 }
 
 /// Stops at each instruction of programs/backtraces.c's way out of a job and back into it: each
