@@ -8,8 +8,12 @@
 
 #define NOINLINE __attribute__((noinline, noclone))
 
+static int traps;
+
 NOINLINE void stop_here(void)
 {
+    if (traps)
+        __builtin_trap();
     __asm__ volatile("");
 }
 
@@ -101,6 +105,12 @@ static void jobs_in_all_states(void)
 
 CASE(jobs, OURS, "a debugger finds jobs in all states")
 {
+    jobs_in_all_states();
+}
+
+CASE(jobs_and_a_trap, OURS, "the process ends where the debugger would stop")
+{
+    traps = 1;
     jobs_in_all_states();
 }
 
