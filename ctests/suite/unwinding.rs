@@ -67,11 +67,7 @@ fn backtraces_at_each_instruction() -> Result<(), Failed> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("script");
     fs::write(&file, script)?;
-    let mut debugger = command("gdb", 120);
-    debugger.args(["-nx", "-batch"]);
-    for setting in ["startup-with-shell off", "debuginfod enabled off"] {
-        debugger.args(["-iex", &format!("set {setting}")]);
-    }
+    let mut debugger = gdb::gdb();
     debugger.arg("-x").arg(&file).arg("--args");
     let said = stdout_of(debugger.arg(gdb::program()?).arg("backtraces"))?;
 
