@@ -15,6 +15,7 @@ mod install;
 mod layers;
 mod plain_switch;
 mod sanitizer_bugs;
+mod servers;
 mod unwinding;
 mod valgrind;
 
@@ -42,6 +43,7 @@ fn main() {
     trials.extend(gdb::trials());
     trials.extend(handlers::trials());
     trials.extend(valgrind::trials());
+    trials.extend(servers::trials());
     trials.extend(plain_switch::trials(&of_chapters));
     trials.extend(unwinding::trials(&of_chapters));
     trials.extend(endurance::trials());

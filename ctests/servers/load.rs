@@ -1,0 +1,218 @@
+//! The load on a server: clients that complete their handshake and ask for a page, and clients that
+//! go away in the middle of it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Failed;
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, Stream};
+
+/// The server's key that a client accepts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    Ec,
+    Rsa,
+}
+
+#[derive(Clone)]
+pub struct Load {
+    pub address: SocketAddr,
+    /// The server's keys; clients ask for each in turn.
+    pub keys: &'static [Key],
+    /// How many handshakes are to be completed, and as many more are dropped.
+    pub handshakes: usize,
+}
+
+/// What became of a load.
+#[derive(Clone, Debug, Default)]
+pub struct Score {
+    pub completed: usize,
+    pub dropped: usize,
+    /// Why handshakes were lost, one line each.
+    pub losses: Vec<String>,
+    pub elapsed: Duration,
+}
+
+/// Clients at the same time: enough for hundreds of jobs to wait, few for the test's own machine.
+const CLIENTS: usize = 48;
+
+/// How long a client waits for the server; generous, as the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+impl Load {
+    /// Runs the load, and `meanwhile` on the calling thread.
+    pub fn run<T>(&self, meanwhile: impl FnOnce() -> T) -> (Score, T) {
+        let configs = self.configs();
+        let score = Mutex::new(Score::default());
+        let tickets = AtomicUsize::new(0);
+        let start = Instant::now();
+        let result = thread::scope(|scope| {
+            for _ in 0..CLIENTS {
+                scope.spawn(|| {
+                    loop {
+                        let ticket = tickets.fetch_add(1, Relaxed);
+                        if ticket >= 2 * self.handshakes {
+                            break;
+                        }
+                        let config = &configs[ticket / 2 % configs.len()];
+                        let end = match ticket % 2 {
+                            0 => complete(self.address, config),
+                            _ => drop_in_the_middle(self.address, config, ticket),
+                        };
+                        let mut score = score.lock().expect("nobody panics");
+                        match end {
+                            Ok(()) if ticket % 2 == 0 => score.completed += 1,
+                            Ok(()) => score.dropped += 1,
+                            Err(why) => score.losses.push(why.to_string()),
+                        }
+                    }
+                });
+            }
+            meanwhile()
+        });
+        let mut score = score.into_inner().expect("nobody panics");
+        score.elapsed = start.elapsed();
+        (score, result)
+    }
+
+    /// One for each key and version of TLS.
+    fn configs(&self) -> Vec<Arc<ClientConfig>> {
+        let of_key = |key: &Key| [config(*key, &TLS12), config(*key, &TLS13)];
+        self.keys.iter().flat_map(of_key).collect()
+    }
+}
+
+/// Waits until a server that is starting completes a handshake.
+pub fn wait_until_served(address: SocketAddr, key: Key) -> Result<(), Failed> {
+    let start = Instant::now();
+    loop {
+        match complete(address, &config(key, &TLS13)) {
+            Ok(()) => return Ok(()),
+            Err(_) if start.elapsed() < PATIENCE => thread::sleep(Duration::from_millis(20)),
+            Err(why) => return Err(format!("the server does not answer: {why}").into()),
+        }
+    }
+}
+
+/// Clients that send the first flight of a TLS 1.3 handshake, and go away at once. Gives how many did.
+pub fn send_hellos_only(address: SocketAddr, count: usize) -> std::io::Result<()> {
+    let config = config(Key::Ec, &TLS13);
+    (0..count).try_for_each(|_| {
+        let mut client = connection(&config);
+        let mut socket = connect(address)?;
+        client.write_tls(&mut socket).map(drop)
+    })
+}
+
+fn complete(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<()> {
+    let (mut client, mut socket) = (connection(config), connect(address)?);
+    let mut stream = Stream::new(&mut client, &mut socket);
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let end = stream.read_to_end(&mut answer);
+    // Not every server ends with an alert.
+    if answer.starts_with(b"HTTP/1.") {
+        return Ok(());
+    }
+    end?;
+    Err(ErrorKind::UnexpectedEof.into())
+}
+
+/// Sends the first flight and closes: at once, or when the server's answer has begun.
+fn drop_in_the_middle(
+    address: SocketAddr,
+    config: &Arc<ClientConfig>,
+    ticket: usize,
+) -> std::io::Result<()> {
+    let (mut client, mut socket) = (connection(config), connect(address)?);
+    client.write_tls(&mut socket)?;
+    if ticket / 2 % 3 == 0 {
+        client.read_tls(&mut socket)?;
+    }
+    Ok(())
+}
+
+fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+fn connection(config: &Arc<ClientConfig>) -> ClientConnection {
+    let name = ServerName::try_from("localhost").expect("a valid name");
+    ClientConnection::new(Arc::clone(config), name).expect("a valid configuration")
+}
+
+fn config(key: Key, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Verifier {
+        key,
+        provider: Arc::clone(&provider),
+    };
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .expect("ring has both versions")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Arc::new(config)
+}
+
+/// Takes any certificate, but checks that the server has its key, which is of the wanted kind.
+#[derive(Debug)]
+struct Verifier {
+    key: Key,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        match self.key {
+            Key::Ec => vec![SignatureScheme::ECDSA_NISTP256_SHA256],
+            Key::Rsa => vec![SignatureScheme::RSA_PSS_SHA256],
+        }
+    }
+}
