@@ -109,10 +109,7 @@ impl Plan {
         let site = Site::new(&name, self.openssl, library, self.accelerator)?;
         let group = server.start(&site)?;
         for key in site.keys() {
-            wait_until_served(site.address, *key).map_err(|why| {
-                let log = read_logs(&server.logs(&site));
-                Failed::from(format!("{}\n{log}", why.message().unwrap_or_default()))
-            })?;
+            wait_until_served(site.address, *key)?;
         }
         let mut seen = Seen {
             library,

@@ -1,5 +1,8 @@
 //! `openssl s_server -async`: one process, one connection after the other.
 
+use std::process::{Command, Stdio};
+use std::thread;
+
 use libtest_mimic::Failed;
 
 use super::load::Key;
@@ -22,7 +25,13 @@ impl Server for SServer {
     fn start(&self, site: &Site) -> Result<Group, Failed> {
         let drop_in = "systemd/haproxy.service.d/rsasync.conf";
         let mut command = site.command(&self.0.tool(), drop_in)?;
-        command.args(["s_server", "-async", "-www", "-accept"]);
+        // It sends its input to each client. (A page, by -www, would take a second for each pause.)
+        let mut page = Command::new("yes");
+        let mut page = page.arg("HTTP/1.1 200 OK").stdout(Stdio::piped()).spawn()?;
+        let stdin = page.stdout.take().ok_or("no pipe from yes")?;
+        // It ends when nobody reads.
+        thread::spawn(move || page.wait());
+        command.args(["s_server", "-async", "-quiet", "-accept"]);
         command.arg(site.address.to_string());
         for (key, options) in [(Key::Ec, ["-cert", "-key"]), (Key::Rsa, ["-dcert", "-dkey"])] {
             if site.keys().contains(&key) {
@@ -31,7 +40,7 @@ impl Server for SServer {
                 }
             }
         }
-        Group::start(&mut command, &site.path("log"))
+        Group::start(command.stdin(stdin), &site.path("log"))
     }
 
     fn workers(&self, group: &Group) -> Vec<i32> {

@@ -176,10 +176,12 @@ static struct operation *operation_of(ASYNC_WAIT_CTX *ctx) {
 static void wait_for(struct operation *it) {
     if (pauses != NULL)
         atomic_fetch_add(pauses, 1);
-    // A job may be resumed before its time.
-    while (!atomic_load(&it->is_complete))
+    // A job may be resumed before its time. It pauses also if the operation is complete by now: for
+    // each callback there is one pause.
+    do {
         if (!ASYNC_pause_job())
             sched_yield();
+    } while (!atomic_load(&it->is_complete));
 }
 
 #if HAS_CALLBACKS
