@@ -38,7 +38,10 @@ impl Accelerator {
                 ("qatengine", "accelerator"),
             ],
             Self::Provider => [
-                ("/usr/lib/x86_64-linux-gnu/ossl-modules/qatprovider.so", &*object),
+                (
+                    "/usr/lib/x86_64-linux-gnu/ossl-modules/qatprovider.so",
+                    &*object,
+                ),
                 ("qatprovider", "accelerator"),
             ],
         };

@@ -44,7 +44,12 @@ impl Server for CallbackServer {
         let drop_in = "systemd/haproxy.service.d/rsasync.conf";
         let mut command = site.command(&self.build()?, drop_in)?;
         command.arg(site.address.port().to_string());
-        command.args([Key::Ec, Key::Rsa].iter().filter(|key| site.keys().contains(key)).map(|key| site.pem(*key)));
+        command.args(
+            [Key::Ec, Key::Rsa]
+                .iter()
+                .filter(|key| site.keys().contains(key))
+                .map(|key| site.pem(*key)),
+        );
         Group::start(&mut command, &site.path("log"))
     }
 

@@ -1,6 +1,7 @@
 //! HAProxy: a master, and a worker with threads, which a reload replaces.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 
@@ -39,7 +40,10 @@ impl Server for Haproxy {
         )?;
         let drop_in = "systemd/haproxy.service.d/rsasync.conf";
         let mut command = site.command(Path::new(PROGRAM), drop_in)?;
-        Group::start(command.arg("-W").arg("-f").arg(configuration), &site.path("log"))
+        Group::start(
+            command.arg("-W").arg("-f").arg(configuration),
+            &site.path("log"),
+        )
     }
 
     /// The last one: an old worker may still serve the connections that it has.
@@ -50,8 +54,13 @@ impl Server for Haproxy {
 
     fn reload(&self, group: &Group, _: &Site, _: bool) -> Result<(), Failed> {
         let before = self.workers(group);
-        signal(pids(group, "haproxy")[0], libc::SIGUSR2)?;
+        let mut asked: Option<Instant> = None;
         wait_until("a new worker", || {
+            // A master that has just started may miss the signal.
+            if asked.is_none_or(|since| since.elapsed() > Duration::from_secs(10)) {
+                let _ = signal(pids(group, "haproxy")[0], libc::SIGUSR2);
+                asked = Some(Instant::now());
+            }
             let now = self.workers(group);
             !now.is_empty() && now != before
         })

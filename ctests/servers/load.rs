@@ -1,7 +1,7 @@
 //! The load on a server: clients that complete their handshake and ask for a page, and clients that
 //! go away in the middle of it.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -31,6 +31,23 @@ pub struct Load {
     /// How many handshakes are to be completed, and as many more are dropped.
     pub handshakes: usize,
 }
+
+/// When a client goes away.
+#[derive(Clone, Copy, Debug)]
+pub enum Leaving {
+    /// It has sent its first flight.
+    AfterHello,
+    /// The server's answer to that has begun.
+    AfterAnswer,
+    /// It has sent all, and the server may still be at work.
+    AfterHandshake,
+}
+
+const LEAVING: [Leaving; 3] = [
+    Leaving::AfterHello,
+    Leaving::AfterAnswer,
+    Leaving::AfterHandshake,
+];
 
 /// What became of a load.
 #[derive(Clone, Debug, Default)]
@@ -69,7 +86,7 @@ impl Load {
                         let config = &configs[ticket / 2 % configs.len()];
                         let end = match ticket % 2 {
                             0 => complete(self.address, config),
-                            _ => drop_in_the_middle(self.address, config, ticket),
+                            _ => leave(self.address, config, LEAVING[ticket / 2 % LEAVING.len()]),
                         };
                         let mut score = score.lock().expect("nobody panics");
                         match end {
@@ -106,17 +123,20 @@ pub fn wait_until_served(address: SocketAddr, key: Key) -> Result<(), Failed> {
     }
 }
 
-/// Clients that send the first flight of a TLS 1.3 handshake, and go away at once. Gives how many did.
-pub fn send_hellos_only(address: SocketAddr, count: usize) -> std::io::Result<()> {
+/// So many clients with TLS 1.3 that go away.
+pub fn lose_clients(address: SocketAddr, count: u64, leaving: Leaving) -> io::Result<()> {
+    /// At the same time: few, so that the server's memory is not that of a crowd.
+    const CLIENTS: u64 = 8;
     let config = config(Key::Ec, &TLS13);
-    (0..count).try_for_each(|_| {
-        let mut client = connection(&config);
-        let mut socket = connect(address)?;
-        client.write_tls(&mut socket).map(drop)
+    let lose = || (0..count / CLIENTS).try_for_each(|_| leave(address, &config, leaving));
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(lose)).collect();
+        let mut ends = clients.into_iter().map(|client| client.join());
+        ends.try_for_each(|end| end.expect("nobody panics"))
     })
 }
 
-fn complete(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<()> {
+fn complete(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<()> {
     let (mut client, mut socket) = (connection(config), connect(address)?);
     let mut stream = Stream::new(&mut client, &mut socket);
     stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
@@ -130,21 +150,19 @@ fn complete(address: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<
     Err(ErrorKind::UnexpectedEof.into())
 }
 
-/// Sends the first flight and closes: at once, or when the server's answer has begun.
-fn drop_in_the_middle(
-    address: SocketAddr,
-    config: &Arc<ClientConfig>,
-    ticket: usize,
-) -> std::io::Result<()> {
+fn leave(address: SocketAddr, config: &Arc<ClientConfig>, leaving: Leaving) -> io::Result<()> {
     let (mut client, mut socket) = (connection(config), connect(address)?);
-    client.write_tls(&mut socket)?;
-    if ticket / 2 % 3 == 0 {
-        client.read_tls(&mut socket)?;
+    match leaving {
+        Leaving::AfterHandshake => client.complete_io(&mut socket).map(drop),
+        Leaving::AfterHello => client.write_tls(&mut socket).map(drop),
+        Leaving::AfterAnswer => {
+            client.write_tls(&mut socket)?;
+            client.read_tls(&mut socket).map(drop)
+        }
     }
-    Ok(())
 }
 
-fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = TcpStream::connect_timeout(&address, PATIENCE)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
@@ -215,7 +233,11 @@ impl ServerCertVerifier for Verifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         match self.key {
             Key::Ec => vec![SignatureScheme::ECDSA_NISTP256_SHA256],
-            Key::Rsa => vec![SignatureScheme::RSA_PSS_SHA256],
+            // HAProxy looks for the second.
+            Key::Rsa => vec![
+                SignatureScheme::RSA_PSS_SHA256,
+                SignatureScheme::RSA_PKCS1_SHA256,
+            ],
         }
     }
 }

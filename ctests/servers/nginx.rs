@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use libtest_mimic::Failed;
 
-use super::load::{Key, wait_until_served};
 use super::in_effect::is_in_effect;
+use super::load::{Key, wait_until_served};
 use super::process::{Group, read_pid, signal, wait_until};
 use super::server::{Server, pids};
 use super::site::{Library, Site, example};
@@ -126,7 +126,10 @@ pub fn names_all_variables() -> Result<(), Failed> {
         .filter_map(|line| line.strip_prefix("| `RSASYNC_")?.split('`').next());
     for variable in variables {
         let line = format!("env RSASYNC_{variable};");
-        expect(text.contains(&line), format!("no \"{line}\" in {CONFIGURATION}"))?;
+        expect(
+            text.contains(&line),
+            format!("no \"{line}\" in {CONFIGURATION}"),
+        )?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use libtest_mimic::Failed;
 
 use super::accelerator::{Accelerator, pauses};
 use super::haproxy::Haproxy;
-use super::load::{Key, send_hellos_only, wait_until_served};
+use super::load::{Key, Leaving, lose_clients, wait_until_served};
 use super::process::{Group, resident_bytes};
 use super::report;
 use super::server::Server;
@@ -58,10 +58,8 @@ fn bytes_of_each(
 /// Loses so many clients, and waits until the server has begun, and left, all of their handshakes.
 fn lose(site: &Site, count: u64) -> Result<(), Failed> {
     let before = pauses(site);
-    send_hellos_only(site.address, count.try_into()?)?;
-    super::process::wait_until("the handshakes to begin", || {
-        pauses(site) >= before + count
-    })
+    lose_clients(site.address, count, Leaving::AfterHandshake)?;
+    super::process::wait_until("the handshakes to begin", || pauses(site) >= before + count)
 }
 
 /// The worker's memory, when it no longer shrinks.

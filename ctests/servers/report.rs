@@ -74,10 +74,7 @@ fn table(header: &[&str], rows: &Mutex<Vec<Vec<String>>>) -> Option<Table> {
 
 /// Prints the tables, and writes the page.
 pub fn show() -> std::io::Result<()> {
-    let tables = [
-        table(&HEADER, &ROWS),
-        table(&HEADER_OF_ORPHANS, &ORPHANS),
-    ];
+    let tables = [table(&HEADER, &ROWS), table(&HEADER_OF_ORPHANS, &ORPHANS)];
     let page = html! {
         (DOCTYPE)
         html lang="en" {

@@ -161,7 +161,8 @@ impl Plan {
         seen.look_at(&after, "after the load");
         server.stop(&group)?;
         seen.pauses = pauses(&site);
-        seen.log = read_logs(&server.logs(&site));
+        let directory = site.directory.display().to_string();
+        seen.log = read_logs(&server.logs(&site)).replace(&directory, "DIRECTORY");
         let of_signals = seen.log.lines().filter(|line| tells_of_crash(line));
         seen.deaths.extend(of_signals.map(str::to_owned));
         Ok(seen)

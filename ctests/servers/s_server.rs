@@ -33,7 +33,10 @@ impl Server for SServer {
         thread::spawn(move || page.wait());
         command.args(["s_server", "-async", "-quiet", "-accept"]);
         command.arg(site.address.to_string());
-        for (key, options) in [(Key::Ec, ["-cert", "-key"]), (Key::Rsa, ["-dcert", "-dkey"])] {
+        for (key, options) in [
+            (Key::Ec, ["-cert", "-key"]),
+            (Key::Rsa, ["-dcert", "-dkey"]),
+        ] {
             if site.keys().contains(&key) {
                 for option in options {
                     command.arg(option).arg(site.pem(key));

@@ -132,7 +132,10 @@ impl Site {
                 }
                 "OPENSSL_CONF" if self.accelerator.is_none() => {}
                 "OPENSSL_CONF" => {
-                    command.arg(format!("OPENSSL_CONF={}", self.path("openssl.cnf").display()));
+                    command.arg(format!(
+                        "OPENSSL_CONF={}",
+                        self.path("openssl.cnf").display()
+                    ));
                 }
                 _ => return Err(format!("{drop_in}: nothing known about {name}").into()),
             }

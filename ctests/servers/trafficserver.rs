@@ -42,7 +42,9 @@ impl Server for TrafficServer {
             &[("443:ssl", &port), ("/etc/trafficserver/ssl", &of_site)],
         )?;
         // It may stay who it is: the tests' directories need not be open to others.
-        let records = fs::OpenOptions::new().append(true).open(site.path(records))?;
+        let records = fs::OpenOptions::new()
+            .append(true)
+            .open(site.path(records))?;
         write_line(records, "CONFIG proxy.config.admin.user_id STRING #-1")?;
         let certificates = "trafficserver/ssl_multicert.config";
         site.write_example(certificates, "etc/ssl_multicert.config", &[])?;
