@@ -34,20 +34,16 @@ pub struct Load {
 
 /// When a client goes away.
 #[derive(Clone, Copy, Debug)]
-pub enum Leaving {
+pub enum LeaveAfter {
     /// It has sent its first flight.
-    AfterHello,
+    Hello,
     /// The server's answer to that has begun.
-    AfterAnswer,
+    Answer,
     /// It has sent all, and the server may still be at work.
-    AfterHandshake,
+    Handshake,
 }
 
-const LEAVING: [Leaving; 3] = [
-    Leaving::AfterHello,
-    Leaving::AfterAnswer,
-    Leaving::AfterHandshake,
-];
+const LEAVING: [LeaveAfter; 3] = [LeaveAfter::Hello, LeaveAfter::Answer, LeaveAfter::Handshake];
 
 /// What became of a load.
 #[derive(Clone, Debug, Default)]
@@ -83,14 +79,15 @@ impl Load {
                         if ticket >= 2 * self.handshakes {
                             break;
                         }
-                        let config = &configs[ticket / 2 % configs.len()];
-                        let end = match ticket % 2 {
-                            0 => complete(self.address, config),
-                            _ => leave(self.address, config, LEAVING[ticket / 2 % LEAVING.len()]),
+                        let (number, stays) = (ticket / 2, ticket.is_multiple_of(2));
+                        let config = &configs[number % configs.len()];
+                        let end = match stays {
+                            true => complete(self.address, config),
+                            false => leave(self.address, config, LEAVING[number % LEAVING.len()]),
                         };
                         let mut score = score.lock().expect("nobody panics");
                         match end {
-                            Ok(()) if ticket % 2 == 0 => score.completed += 1,
+                            Ok(()) if stays => score.completed += 1,
                             Ok(()) => score.dropped += 1,
                             Err(why) => score.losses.push(why.to_string()),
                         }
@@ -123,14 +120,17 @@ pub fn wait_until_served(address: SocketAddr, key: Key) -> Result<(), Failed> {
     }
 }
 
-/// So many clients with TLS 1.3 that go away.
-pub fn lose_clients(address: SocketAddr, count: u64, leaving: Leaving) -> io::Result<()> {
-    /// At the same time: few, so that the server's memory is not that of a crowd.
-    const CLIENTS: u64 = 8;
+/// Clients with TLS 1.3 that go away: in so many threads, so many one after the other.
+pub fn lose_clients(
+    address: SocketAddr,
+    threads: usize,
+    count: usize,
+    after: LeaveAfter,
+) -> io::Result<()> {
     let config = config(Key::Ec, &TLS13);
-    let lose = || (0..count / CLIENTS).try_for_each(|_| leave(address, &config, leaving));
+    let lose = || (0..count).try_for_each(|_| leave(address, &config, after));
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(lose)).collect();
+        let clients: Vec<_> = (0..threads).map(|_| scope.spawn(lose)).collect();
         let mut ends = clients.into_iter().map(|client| client.join());
         ends.try_for_each(|end| end.expect("nobody panics"))
     })
@@ -150,12 +150,12 @@ fn complete(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<()> {
     Err(ErrorKind::UnexpectedEof.into())
 }
 
-fn leave(address: SocketAddr, config: &Arc<ClientConfig>, leaving: Leaving) -> io::Result<()> {
+fn leave(address: SocketAddr, config: &Arc<ClientConfig>, after: LeaveAfter) -> io::Result<()> {
     let (mut client, mut socket) = (connection(config), connect(address)?);
-    match leaving {
-        Leaving::AfterHandshake => client.complete_io(&mut socket).map(drop),
-        Leaving::AfterHello => client.write_tls(&mut socket).map(drop),
-        Leaving::AfterAnswer => {
+    match after {
+        LeaveAfter::Handshake => client.complete_io(&mut socket).map(drop),
+        LeaveAfter::Hello => client.write_tls(&mut socket).map(drop),
+        LeaveAfter::Answer => {
             client.write_tls(&mut socket)?;
             client.read_tls(&mut socket).map(drop)
         }

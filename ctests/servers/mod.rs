@@ -77,7 +77,7 @@ pub fn checks(size: Size) -> Vec<Check> {
         "servers::nginx::all_variables_are_passed_on",
         nginx::names_all_variables,
     ));
-    checks.extend(orphans::checks());
+    checks.extend(orphans::checks(size));
     checks
 }
 

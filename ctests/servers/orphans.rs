@@ -6,28 +6,49 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 
+use super::Size;
 use super::accelerator::{Accelerator, pauses};
 use super::haproxy::Haproxy;
-use super::load::{Key, Leaving, lose_clients, wait_until_served};
-use super::process::{Group, resident_bytes};
+use super::load::{Key, LeaveAfter, lose_clients, wait_until_served};
+use super::process::{Group, resident_bytes, wait_until};
 use super::report;
+use super::run::one_at_a_time;
 use super::server::Server;
 use super::site::{Library, Site};
 use crate::check::{Check, expect};
 use crate::openssl::SYSTEM;
 
-const LOST_CLIENTS: u64 = 5_000;
+/// Clients that are lost, and how many of them at the same time.
+#[derive(Clone, Copy)]
+struct Lost {
+    threads: usize,
+    of_each: usize,
+}
 
-pub fn checks() -> Vec<Check> {
+impl Lost {
+    fn all(self) -> usize {
+        self.threads * self.of_each
+    }
+}
+
+pub fn checks(size: Size) -> Vec<Check> {
+    // One after the other: the stack of each is made of memory that the connection before has used.
+    let one_by_one = Lost {
+        threads: 1,
+        of_each: match size {
+            Size::Short => 1_000,
+            Size::Full => 5_000,
+        },
+    };
     vec![Check::new(
         "servers::orphans::cost_less_than_on_libcrypto",
-        cost_less,
+        move || cost_less(one_by_one),
     )]
 }
 
-fn cost_less() -> Result<(), Failed> {
-    let theirs = bytes_of_each("orphans", Library::Libcrypto, &[])?;
-    let ours = bytes_of_each("orphans", Library::Rsasync, &[])?;
+fn cost_less(lost: Lost) -> Result<(), Failed> {
+    let theirs = bytes_of_each("orphans", Library::Libcrypto, &[], lost)?;
+    let ours = bytes_of_each("orphans", Library::Rsasync, &[], lost)?;
     expect(
         theirs > 0 && ours < theirs,
         format!("a lost client leaves {ours} bytes, on libcrypto {theirs}"),
@@ -39,33 +60,46 @@ fn bytes_of_each(
     name: &str,
     library: Library,
     settings: &'static [&'static str],
+    lost: Lost,
 ) -> Result<u64, Failed> {
+    let _turn = one_at_a_time();
     let mut site = Site::new(name, &SYSTEM, library, Some(Accelerator::Engine))?;
     site.settings = settings;
     let group = Haproxy.start(&site)?;
     wait_until_served(site.address, Key::Ec)?;
     // What the first clients take serves the later ones, too.
-    lose(&site, LOST_CLIENTS / 5)?;
+    let first = Lost {
+        of_each: lost.of_each / 5,
+        ..lost
+    };
+    lose(&site, first)?;
     let before = settled(&group);
-    lose(&site, LOST_CLIENTS)?;
+    lose(&site, lost)?;
     let after = settled(&group);
     Haproxy.stop(&group)?;
-    let each = after.saturating_sub(before) / LOST_CLIENTS;
-    report::add_orphans(library, settings, LOST_CLIENTS, each);
+    let each = after.saturating_sub(before) / lost.all() as u64;
+    report::add_orphans(library, settings, lost.all(), each);
     Ok(each)
 }
 
-/// Loses so many clients, and waits until the server has begun, and left, all of their handshakes.
-fn lose(site: &Site, count: u64) -> Result<(), Failed> {
+/// Loses clients, and waits until the server has begun all of their handshakes.
+fn lose(site: &Site, lost: Lost) -> Result<(), Failed> {
     let before = pauses(site);
-    lose_clients(site.address, count, Leaving::AfterHandshake)?;
-    super::process::wait_until("the handshakes to begin", || pauses(site) >= before + count)
+    lose_clients(
+        site.address,
+        lost.threads,
+        lost.of_each,
+        LeaveAfter::Handshake,
+    )?;
+    wait_until("the handshakes to begin", || {
+        pauses(site) >= before + lost.all() as u64
+    })
 }
 
 /// The worker's memory, when it no longer shrinks.
 fn settled(group: &Group) -> u64 {
     /// Longer than orphans are left alone, where they are reclaimed.
-    const PATIENCE: Duration = Duration::from_secs(4);
+    const PATIENCE: Duration = Duration::from_secs(3);
     let resident = || resident_bytes(&Haproxy.workers(group));
     let (mut least, mut since) = (resident(), Instant::now());
     while since.elapsed() < PATIENCE {

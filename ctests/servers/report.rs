@@ -50,7 +50,7 @@ pub fn add(plan: &Plan, seen: &Seen) {
     );
 }
 
-pub fn add_orphans(library: Library, settings: &[&str], clients: u64, bytes: u64) {
+pub fn add_orphans(library: Library, settings: &[&str], clients: usize, bytes: u64) {
     let mut name = vec![library.name()];
     name.extend(settings);
     push(

@@ -1,7 +1,7 @@
 //! A run: a server under load, with reloads and dropped handshakes, and what was seen of it.
 
 use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::openssl::Openssl;
 /// What runs, on both libraries.
 #[derive(Clone)]
 pub struct Plan {
-    pub server: std::sync::Arc<dyn Server>,
+    pub server: Arc<dyn Server>,
     pub openssl: &'static Openssl,
     pub accelerator: Option<Accelerator>,
     /// Handshakes to complete, and as many to drop, after a quarter of that with reloads.
@@ -90,6 +90,12 @@ fn without_numbers(line: &str) -> String {
     shown
 }
 
+/// Each server uses the whole machine.
+pub fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Plan {
     /// A name of its own among all plans.
     pub fn name(&self) -> String {
@@ -101,9 +107,7 @@ impl Plan {
     }
 
     pub fn run(&self, library: Library) -> Result<Seen, Failed> {
-        /// One server at a time: each of them uses the whole machine.
-        static TURN: Mutex<()> = Mutex::new(());
-        let _turn = TURN.lock();
+        let _turn = one_at_a_time();
         let server = &*self.server;
         let name = self.name().replace("::", "-");
         let site = Site::new(&name, self.openssl, library, self.accelerator)?;
