@@ -62,9 +62,15 @@ impl Seen {
         const WORDS: [&str; 10] = [
             "error", "alert", "emerg", "crit", "fatal", "warn", "signal", "assert", "panic", "bug",
         ];
+        /// What a client's going away makes a server say, now and then.
+        const OF_LOST_CLIENTS: [&str; 3] =
+            ["unexpected eof", "Broken pipe", "Connection reset by peer"];
         let is_complaint = |line: &&str| {
+            let is_of_lost_client = OF_LOST_CLIENTS.iter().any(|words| line.contains(words));
+            // s_server begins with a word alone what it has to say of a lost client.
+            let is_heading = *line == "ERROR";
             let line = line.to_lowercase();
-            WORDS.iter().any(|word| line.contains(word))
+            WORDS.iter().any(|word| line.contains(word)) && !is_of_lost_client && !is_heading
         };
         let lines = self.log.lines().filter(is_complaint);
         lines.map(without_numbers).collect()
