@@ -93,14 +93,14 @@ pub fn of_openssl(openssl: &'static Openssl, size: Size) -> Vec<Check> {
             openssl,
             accelerator: Some(accelerator),
             // One connection after the other.
-            handshakes: size.handshakes() / 4,
+            handshakes: size.handshakes() / 8,
         });
         if openssl.major() >= 3 {
             plans.push(Plan {
                 server: Arc::new(callbacks::CallbackServer(openssl)),
                 openssl,
                 accelerator: Some(accelerator),
-                handshakes: size.handshakes() / 2,
+                handshakes: size.handshakes() / 4,
             });
         }
     }

@@ -1,5 +1,5 @@
-//! Clients that go away right after their first flight: the handshake's job is paused then, and
-//! HAProxy frees the connection without resuming it, so that the job stays for ever.
+//! Clients that go away when their side of the handshake is done: the server's job is paused then,
+//! and HAProxy frees the connection without resuming it, so that the job stays for ever.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,9 +73,9 @@ fn bytes_of_each(
         ..lost
     };
     lose(&site, first)?;
-    let before = settled(&group);
+    let before = settled(&group, &site)?;
     lose(&site, lost)?;
-    let after = settled(&group);
+    let after = settled(&group, &site)?;
     Haproxy.stop(&group)?;
     let each = after.saturating_sub(before) / lost.all() as u64;
     report::add_orphans(library, settings, lost.all(), each);
@@ -96,18 +96,18 @@ fn lose(site: &Site, lost: Lost) -> Result<(), Failed> {
     })
 }
 
-/// The worker's memory, when it no longer shrinks.
-fn settled(group: &Group) -> u64 {
+/// The worker's memory, when it no longer shrinks while some clients come.
+fn settled(group: &Group, site: &Site) -> Result<u64, Failed> {
     /// Longer than orphans are left alone, where they are reclaimed.
     const PATIENCE: Duration = Duration::from_secs(3);
-    let resident = || resident_bytes(&Haproxy.workers(group));
-    let (mut least, mut since) = (resident(), Instant::now());
+    let (mut least, mut since) = (u64::MAX, Instant::now());
     while since.elapsed() < PATIENCE {
-        thread::sleep(Duration::from_millis(100));
-        let now = resident();
+        thread::sleep(Duration::from_millis(50));
+        wait_until_served(site.address, Key::Ec)?;
+        let now = resident_bytes(&Haproxy.workers(group));
         if now < least {
             (least, since) = (now, Instant::now());
         }
     }
-    least
+    Ok(least)
 }
