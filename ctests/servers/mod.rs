@@ -100,7 +100,7 @@ pub fn of_openssl(openssl: &'static Openssl, size: Size) -> Vec<Check> {
                 server: Arc::new(callbacks::CallbackServer(openssl)),
                 openssl,
                 accelerator: Some(accelerator),
-                handshakes: size.handshakes() / 4,
+                handshakes: size.handshakes(),
             });
         }
     }
