@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use libtest_mimic::Failed;
 
 use super::load::Key;
-use super::process::{Group, signal};
+use super::process::Group;
 use super::server::{Server, pids};
 use super::site::Site;
 use crate::openssl::Openssl;
@@ -57,8 +57,7 @@ impl Server for CallbackServer {
         pids(group, NAME)
     }
 
-    fn stop(&self, group: &Group) -> Result<(), Failed> {
-        signal(self.workers(group)[0], libc::SIGTERM)?;
-        group.wait_until_empty()
+    fn process(&self) -> &'static str {
+        NAME
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
 
-use super::process::{Group, signal, wait_until};
-use super::server::{Server, pids};
+use super::process::{Group, wait_until};
+use super::server::{Server, pids, signal_first};
 use super::site::Site;
 use crate::stage::{command, stdout_of};
 
@@ -58,7 +58,7 @@ impl Server for Haproxy {
         wait_until("a new worker", || {
             // A master that has just started may miss the signal.
             if asked.is_none_or(|since| since.elapsed() > Duration::from_secs(10)) {
-                let _ = signal(pids(group, "haproxy")[0], libc::SIGUSR2);
+                let _ = signal_first(group, self.process(), libc::SIGUSR2);
                 asked = Some(Instant::now());
             }
             let now = self.workers(group);
@@ -66,8 +66,7 @@ impl Server for Haproxy {
         })
     }
 
-    fn stop(&self, group: &Group) -> Result<(), Failed> {
-        signal(pids(group, "haproxy")[0], libc::SIGTERM)?;
-        group.wait_until_empty()
+    fn process(&self) -> &'static str {
+        "haproxy"
     }
 }

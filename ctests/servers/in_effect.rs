@@ -1,11 +1,11 @@
 //! Whether a process's calls of `ASYNC_` functions go to rsasync.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 use libtest_mimic::Failed;
 use object::{Object, ObjectSymbol, ObjectSymbolTable, RelocationTarget};
-use procfs::process::{MMapPath, Process};
+use procfs::process::{MMapPath, MemoryMap, Process};
 
 use crate::check::expect;
 
@@ -28,10 +28,8 @@ pub fn is_in_effect(pid: i32) -> Result<(), Failed> {
     };
     let rsasync = of_object("librsasync.so")?;
     let libssl = of_object("libssl.so")?;
-    let MMapPath::Path(file) = &libssl[0].pathname else {
-        return Err("libssl has no file".into());
-    };
-    let slot = libssl[0].address.0 + slot_of_start_job(file)?;
+    let (start, file) = first_byte(&libssl)?;
+    let slot = start + slot_of_start_job(file)?;
     let function = read_word(pid, slot)?;
     let is_ours = |(start, end): (u64, u64)| (start..end).contains(&function);
     expect(
@@ -40,8 +38,18 @@ pub fn is_in_effect(pid: i32) -> Result<(), Failed> {
     )
 }
 
+/// Where an object begins in memory, and its file.
+fn first_byte<'maps>(maps: &[&'maps MemoryMap]) -> Result<(u64, &'maps Path), Failed> {
+    let first = maps.iter().find(|map| map.offset == 0);
+    let first = first.ok_or("an object whose beginning is not mapped")?;
+    match &first.pathname {
+        MMapPath::Path(file) => Ok((first.address.0, file)),
+        _ => Err("an object without a file".into()),
+    }
+}
+
 /// The address in a libssl, relative to its first byte, of the pointer by which it calls that.
-fn slot_of_start_job(file: &PathBuf) -> Result<u64, Failed> {
+fn slot_of_start_job(file: &Path) -> Result<u64, Failed> {
     let data = fs::read(file)?;
     let elf = object::File::parse(&*data)?;
     let symbols = elf.dynamic_symbol_table().ok_or("no dynamic symbols")?;

@@ -8,7 +8,7 @@ use libtest_mimic::Failed;
 use super::in_effect::is_in_effect;
 use super::load::{Key, wait_until_served};
 use super::process::{Group, read_pid, signal, wait_until};
-use super::server::{Server, pids};
+use super::server::{Server, pids, signal_first};
 use super::site::{Library, Site, example};
 use crate::check::expect;
 use crate::openssl::SYSTEM;
@@ -72,8 +72,12 @@ impl Server for Nginx {
         })
     }
 
+    fn process(&self) -> &'static str {
+        "nginx"
+    }
+
     fn stop(&self, group: &Group) -> Result<(), Failed> {
-        signal(group.first(), libc::SIGQUIT)?;
+        signal_first(group, self.process(), libc::SIGQUIT)?;
         group.wait_until_empty()
     }
 

@@ -169,7 +169,10 @@ impl Plan {
         }
         seen.resident = resident_bytes(&after);
         seen.look_at(&after, "after the load");
-        server.stop(&group)?;
+        if let Err(why) = server.stop(&group) {
+            seen.deaths
+                .push(why.message().unwrap_or_default().to_owned());
+        }
         seen.pauses = pauses(&site);
         let directory = site.directory.display().to_string();
         seen.log = read_logs(&server.logs(&site)).replace(&directory, "DIRECTORY");

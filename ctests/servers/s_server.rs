@@ -6,7 +6,7 @@ use std::thread;
 use libtest_mimic::Failed;
 
 use super::load::Key;
-use super::process::{Group, signal};
+use super::process::Group;
 use super::server::{Server, pids};
 use super::site::Site;
 use crate::openssl::Openssl;
@@ -50,8 +50,7 @@ impl Server for SServer {
         pids(group, "openssl")
     }
 
-    fn stop(&self, group: &Group) -> Result<(), Failed> {
-        signal(self.workers(group)[0], libc::SIGTERM)?;
-        group.wait_until_empty()
+    fn process(&self) -> &'static str {
+        "openssl"
     }
 }

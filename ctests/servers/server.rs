@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use libtest_mimic::Failed;
 
-use super::process::Group;
+use super::process::{Group, signal};
 use super::site::Site;
 
 pub trait Server: Send + Sync {
@@ -24,13 +24,25 @@ pub trait Server: Send + Sync {
         Ok(())
     }
 
+    /// The name of the process that a signal to the server goes to.
+    fn process(&self) -> &'static str;
+
     /// Ends it in an orderly way.
-    fn stop(&self, group: &Group) -> Result<(), Failed>;
+    fn stop(&self, group: &Group) -> Result<(), Failed> {
+        signal_first(group, self.process(), libc::SIGTERM)?;
+        group.wait_until_empty()
+    }
 
     /// The files that it logs to.
     fn logs(&self, site: &Site) -> Vec<PathBuf> {
         vec![site.path("log")]
     }
+}
+
+/// Sends a signal to the oldest process of this name.
+pub fn signal_first(group: &Group, name: &str, number: i32) -> Result<(), Failed> {
+    let pid = pids(group, name).first().copied();
+    signal(pid.ok_or(format!("{name} has ended"))?, number)
 }
 
 /// The numbers of a group's processes of this name, the oldest first.

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use libtest_mimic::Failed;
 
-use super::process::{Group, signal, wait_until};
+use super::process::{Group, wait_until};
 use super::server::{Server, pids};
 use super::site::Site;
 use crate::stage::{command, output_of, stdout_of};
@@ -93,9 +93,8 @@ impl Server for TrafficServer {
         })
     }
 
-    fn stop(&self, group: &Group) -> Result<(), Failed> {
-        signal(pids(group, "traffic_manager")[0], libc::SIGTERM)?;
-        group.wait_until_empty()
+    fn process(&self) -> &'static str {
+        "traffic_manager"
     }
 
     fn logs(&self, site: &Site) -> Vec<PathBuf> {
