@@ -18,6 +18,7 @@ mod layers;
 mod plain_switch;
 mod probes;
 mod sanitizer_bugs;
+mod servers;
 mod unwinding;
 mod valgrind;
 
@@ -48,6 +49,7 @@ fn main() {
     trials.extend(probes::trials());
     trials.extend(handlers::trials());
     trials.extend(valgrind::trials());
+    trials.extend(servers::trials());
     trials.extend(plain_switch::trials(&of_chapters));
     trials.extend(unwinding::trials(&of_chapters));
     trials.extend(endurance::trials());
