@@ -110,6 +110,22 @@ CASE(counts_outlive_their_threads, OURS,
     check_jobs(0, 0, 0);
 }
 
+/* valgrind and the sanitizers have memory of their own for each thread. */
+CASE(threads_that_end_leave_no_memory, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "thousands of threads, one after the other, leave nothing behind but their counts")
+{
+    long before;
+
+    for (int i = 0; i < 500; i++)
+        on_new_thread(works, NULL);
+    before = resident();
+    for (int i = 0; i < 8000; i++)
+        on_new_thread(works, NULL);
+    fprintf(stderr, "%ld KiB more\n", (resident() - before) / KIB);
+    CHECK(resident() - before < 256 * KIB);
+    check_counts(8500000, 8500000, 8500000, 8500000);
+}
+
 static int has_worked; /* how many threads have, under the mutex */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
