@@ -114,7 +114,6 @@ fn needed_libraries() -> Result<(), Failed> {
     {
         let known = [
             "[libc.so.6]",
-            "[libgcc_s.so.1]",
             "[ld-linux-x86-64.so.2]",
             "[ld-linux-aarch64.so.1]",
         ];
