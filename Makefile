@@ -38,7 +38,7 @@ LINKER := $(filter-out ccache distcc sccache,$(CC))
 LINK    := -C linker=$(firstword $(LINKER)) \
     $(patsubst %,-C link-arg=%,$(wordlist 2,$(words $(LINKER)),$(LINKER)) $(LDFLAGS))
 
-.PHONY: all library command demo test bench fuzz soak matrix depth install headers clean
+.PHONY: all library command demo test bench fuzz soak matrix depth servers install headers clean
 
 all: library $(STATIC) command
 
@@ -123,6 +123,13 @@ depth:
 	@sh ctests/needs
 	$(CARGO) build --quiet -p ctests --bin depth
 	$(TARGET)/debug/depth
+
+# HAProxy, Traffic Server, nginx and openssl s_server under load, on rsasync and on libcrypto; a table
+# goes to target/servers. FLAGS go to the program: --short, and a word of the checks' names.
+servers:
+	@sh ctests/needs
+	$(CARGO) build --quiet -p ctests --bin servers
+	$(TARGET)/debug/servers $(FLAGS)
 
 install: all
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
+use harness::table::STYLE;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use procfs::{CpuInfo, Current, LoadAverage};
 
@@ -11,7 +12,7 @@ use crate::crowd::Plan;
 use crate::loops::Loaded;
 use crate::measure::Section;
 use crate::plot;
-use crate::table::{Table, verdict};
+use crate::table::{table, verdict};
 
 pub struct Results {
     pub calls: Section,
@@ -45,7 +46,7 @@ impl Results {
     pub fn report(&self) -> Outcome {
         for section in self.sections() {
             println!("\n{}", section.title);
-            Table::of(section).print();
+            table(section).print();
         }
         fs::create_dir_all(DIRECTORY)?;
         let directory = fs::canonicalize(DIRECTORY)?;
@@ -137,36 +138,10 @@ impl Results {
                     }
                     @for section in self.sections() {
                         h2 { (section.title) }
-                        (html_table(&Table::of(section)))
+                        (table(section).html())
                     }
                 }
             }
         })
     }
 }
-
-fn html_table(Table(rows): &Table) -> Markup {
-    html! {
-        table {
-            @for (number, row) in rows.iter().enumerate() {
-                tr {
-                    @for cell in row {
-                        @if number == 0 { th { (cell) } }
-                        @else { td.no[cell == "NO"] { (cell) } }
-                    }
-                }
-            }
-        }
-    }
-}
-
-const STYLE: &str = "
-body { font: 15px/1.5 sans-serif; color: #1e293b; max-width: 1100px; margin: 2em auto; padding: 0 1em }
-h1 { font-size: 1.6em } h2 { font-size: 1.15em; margin-top: 2em }
-pre { background: #f1f5f9; padding: .8em 1em; white-space: pre-wrap }
-svg { max-width: 100%; height: auto }
-table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }
-th, td { text-align: right; padding: .25em .8em; border-bottom: 1px solid #e2e8f0; white-space: nowrap }
-th:first-child, td:first-child { text-align: left; padding-left: 0 }
-td.no { color: #b91c1c; font-weight: bold }
-";

@@ -1,7 +1,6 @@
 //! The tables of the report, one for each section, and which targets are met.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{CellAlignment, LineStyle};
+use harness::table::Table;
 
 use crate::measure::{Row, Section, Subject, Target};
 use crate::number::number;
@@ -59,35 +58,20 @@ fn cells(row: &Row) -> [String; 10] {
     ]
 }
 
-/// The cells of a section's rows, the header first; without empty columns.
-pub struct Table(pub Vec<Vec<String>>);
-
-impl Table {
-    pub fn of(section: &Section) -> Self {
-        let rows: Vec<_> = section.rows.iter().map(cells).collect();
-        let used = |&column: &usize| rows.iter().any(|row| row[column] != NOTHING);
-        let columns: Vec<_> = (0..HEADER.len()).filter(used).collect();
-        let pick = |row: &[String]| columns.iter().map(|&column| row[column].clone()).collect();
-        let header = HEADER.map(str::to_owned);
-        Self(
-            [&header]
-                .into_iter()
-                .chain(&rows)
-                .map(|row| pick(row))
-                .collect(),
-        )
-    }
-
-    /// Prints the table for a terminal.
-    pub fn print(&self) {
-        let mut table = comfy_table::Table::new();
-        table.load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
-        table.set_header(&self.0[0]).add_rows(&self.0[1..]);
-        for column in table.column_iter_mut().skip(1) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-        println!("{table}");
-    }
+/// A section's rows, without empty columns.
+pub fn table(section: &Section) -> Table {
+    let rows: Vec<_> = section.rows.iter().map(cells).collect();
+    let used = |&column: &usize| rows.iter().any(|row| row[column] != NOTHING);
+    let columns: Vec<_> = (0..HEADER.len()).filter(used).collect();
+    let pick = |row: &[String]| columns.iter().map(|&column| row[column].clone()).collect();
+    let header = HEADER.map(str::to_owned);
+    Table(
+        [&header]
+            .into_iter()
+            .chain(&rows)
+            .map(|row| pick(row))
+            .collect(),
+    )
 }
 
 /// How many targets are met, and which are not.

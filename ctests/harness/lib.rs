@@ -1,5 +1,5 @@
-//! What the suite, the matrix, the fuzzer and the benchmark share: the checks, the library as it is
-//! staged for them, the OpenSSLs that they run on, and the libraries' functions.
+//! What the suite, the matrix, the fuzzer, the benchmark and `make servers` share: the checks, the
+//! library as it is staged for them, the OpenSSLs that they run on, and the libraries' functions.
 
 pub mod chapters;
 pub mod check;
@@ -7,4 +7,7 @@ pub mod functions;
 pub mod openssl;
 pub mod programs;
 pub mod sanitizer;
+#[path = "../servers/mod.rs"]
+pub mod servers;
 pub mod stage;
+pub mod table;

@@ -7,7 +7,7 @@
  *  - It notes each `call`: where on the stack the return address lies, and which it is. An entry
  *    lives until the stack pointer has passed it. These are the true frames, found without any
  *    unwind information. A switch between stacks is seen by its instruction: jump_fcontext's
- *    `mov rsp, rdi`, and those of save_and_call (src/fibre/fibre.rs).
+ *    `mov rsp, rdi`, and those of trampoline (src/fibre/fibre.rs).
  *  - It unwinds, by _Unwind_Backtrace and by backtrace(), and compares.
  * A walk may end before the outermost frame only in code that has no unwind information, which
  * are the two functions of Boost.Context in the library. On libcrypto it is only looked whether
@@ -289,7 +289,7 @@ static void show_walk(const struct walk *walk, const char *what)
 /*
  * The return address of the interrupted function if a register has it: rax at the first instruction
  * of a function that is about to push it, r8 at the last ones of jump_fcontext and rcx at the last
- * one of save_and_call, which have popped it. Else 0.
+ * one of trampoline, which have popped it. Else 0.
  */
 static uintptr_t returns_by_register(uintptr_t pc, const greg_t *registers)
 {

@@ -10,12 +10,15 @@ mod exports;
 mod faults;
 mod fuzz;
 mod gdb;
+mod gdb_jobs;
 mod handlers;
 mod headers;
 mod install;
 mod layers;
 mod plain_switch;
+mod probes;
 mod sanitizer_bugs;
+mod servers;
 mod unwinding;
 mod valgrind;
 
@@ -42,8 +45,11 @@ fn main() {
     trials.extend(sanitizer_bugs::trials());
     trials.extend(command::trials());
     trials.extend(gdb::trials());
+    trials.extend(gdb_jobs::trials());
+    trials.extend(probes::trials());
     trials.extend(handlers::trials());
     trials.extend(valgrind::trials());
+    trials.extend(servers::trials());
     trials.extend(plain_switch::trials(&of_chapters));
     trials.extend(unwinding::trials(&of_chapters));
     trials.extend(endurance::trials());

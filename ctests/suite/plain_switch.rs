@@ -71,7 +71,7 @@ pub fn trials_on(
 }
 
 /// The library with that switch, under the name that programs look for.
-fn library() -> Result<&'static Path, Failed> {
+pub fn library() -> Result<&'static Path, Failed> {
     static LIBRARY: BuiltOnce = BuiltOnce::new();
     LIBRARY.get_or_build(|| {
         build_library("plain-switch", |cargo| {

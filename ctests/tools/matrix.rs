@@ -13,6 +13,7 @@ use harness::chapters;
 use harness::check::Check;
 use harness::openssl::{Openssl, SYSTEM};
 use harness::programs;
+use harness::servers::{self, Size};
 use harness::stage::{STAGE, command, output_of, shared_library};
 use libtest_mimic::Failed;
 
@@ -42,6 +43,7 @@ fn main() {
                 of_version.push(programs::two_libcryptos(openssl, other));
             }
         }
+        of_version.extend(servers::of_openssl(openssl, Size::Short));
         of_version.push(fuzz(openssl));
         checks.extend(of_version.into_iter().map(|check| (version, check)));
     }

@@ -215,16 +215,14 @@ class Library:
 
     def slots(self, pool):
         """The addresses of the slots of a pool that are taken."""
-        state = self.state
+        state, regions = self.state, []
         region = word(pool + state.newest)
         while region:
+            regions.insert(0, region)
+            region = word(region + state.older)
+        for region in regions:
             count = word(region + state.slots)
             slot_bytes = word(region + state.slot_bytes)
-            if slot_bytes == 0:
-                raise gdb.GdbError(
-                    "The core file lacks the stacks of jobs: gcore of older gdbs leaves out "
-                    "mappings that have guard pages. Have the kernel write it (kill -ABRT)."
-                )
             first = region + word(region + state.header_bytes)
             size = (count + 63) // 64 * state.bits_stride
             bits = read(region + state.bits, size)
@@ -232,7 +230,6 @@ class Library:
                 offset = index // 64 * state.bits_stride + state.taken
                 if struct.unpack_from("<Q", bits, offset)[0] >> index % 64 & 1:
                     yield first + index * slot_bytes, first + (index + 1) * slot_bytes
-            region = word(region + state.older)
 
     def jobs(self):
         places = [end - self.state.job_bytes for _, end in self.slots(self.state.stack_slots)]
@@ -329,6 +326,8 @@ class Job:
 
     def thread(self):
         """The thread that may resume the job; None if it has exited."""
+        if self.tid is None:
+            return None
         threads = gdb.selected_inferior().threads()
         for tid_of in (lambda thread: thread.ptid[1], tid_in_container):
             for thread in threads:
@@ -426,7 +425,19 @@ class Job:
 
 
 def all_jobs():
-    return [job for library in libraries() for job in library.jobs()]
+    all_libraries = libraries()
+    jobs = [job for library in all_libraries for job in library.jobs()]
+    stacks = sum(
+        word(library.state.stacks_made) - word(library.state.stacks_freed)
+        for library in all_libraries
+    )
+    if stacks and not jobs:
+        raise gdb.GdbError(
+            "%d stacks are in use, and no job can be read. The core file lacks the stacks of jobs "
+            "if it is from gcore of an older gdb, which leaves out mappings with guard pages: have "
+            "the kernel write it (kill -ABRT)." % stacks
+        )
+    return jobs
 
 
 # ---- frames -------------------------------------------------------------------------------------
@@ -484,8 +495,8 @@ class Unwinder(gdb.unwinder.Unwinder):
                 lowest = view.registers[cpu.sp] - cpu.context_bytes
                 return self.caller(frame, cpu, lowest, pc, view.registers)
         offset = self.offset_in_jump(pc, cpu)
-        if offset is None:
-            return None
+        if offset is None or read(pc - offset, len(cpu.jump_code)) != cpu.jump_code:
+            return None  # (another program may have something else there)
         context = cpu.context_in_jump(offset, sp)
         end = context + cpu.context_bytes
         if offset >= cpu.switched:

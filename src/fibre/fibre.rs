@@ -263,9 +263,9 @@ unsafe fn enter(fibre: &Fibre, top: usize) -> Option<Context> {
     unsafe {
         std::arch::asm!(
             "lea rax, [rip + 2f]", // where the first switch back comes, and the end
-            "jmp {save_and_call}",
+            "jmp {trampoline}",
             "2:",
-            save_and_call = sym save_and_call,
+            trampoline = sym trampoline,
             inout("rdi") ptr::from_ref(fibre) => _,
             inout("rsi") top => _,
             lateout("rax") from,
@@ -287,7 +287,7 @@ unsafe fn enter(fibre: &Fibre, top: usize) -> Option<Context> {
 /// A debugger or `pthread_exit` may unwind at any instruction, so each has its unwind information.
 #[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
 #[unsafe(naked)]
-extern "C" fn save_and_call() {
+extern "C" fn trampoline() {
     std::arch::naked_asm!(
         ".cfi_startproc",
         ".cfi_personality 0x9b, rsasync_personality", // 0x9b: indirect, relative, 4 bytes

@@ -22,7 +22,7 @@ macro_rules! probe {
                 first = const $first,
                 second = const $second,
                 third = const $third,
-                options(att_syntax, readonly, nostack, preserves_flags),
+                options(readonly, nostack, preserves_flags),
             )
         }
     };
@@ -30,26 +30,40 @@ macro_rules! probe {
         // SAFETY: a `nop`.
         unsafe {
             std::arch::asm!(
-                $crate::sys::probes::note!($name, "8@{first} 8@{second}"),
+                $crate::sys::probes::note!($name, $crate::sys::probes::registers!()),
                 first = in(reg) $first,
                 second = in(reg) $second,
-                options(att_syntax, readonly, nostack, preserves_flags),
+                options(readonly, nostack, preserves_flags),
             )
         }
     };
 }
 
-/// The words of memory, in the note's language: that of the processor's assembler.
+/// Three words of memory, in the note's language: that of the processor's assembler.
 #[cfg(target_arch = "x86_64")]
 macro_rules! words {
     () => {
-        "8@{first}({address}) 8@{second}({address}) 8@{third}({address})"
+        "8@{first}(%{address}) 8@{second}(%{address}) 8@{third}(%{address})"
     };
 }
 #[cfg(target_arch = "aarch64")]
 macro_rules! words {
     () => {
         "8@[{address}, {first}] 8@[{address}, {second}] 8@[{address}, {third}]"
+    };
+}
+
+/// Two registers.
+#[cfg(target_arch = "x86_64")]
+macro_rules! registers {
+    () => {
+        "8@%{first} 8@%{second}"
+    };
+}
+#[cfg(target_arch = "aarch64")]
+macro_rules! registers {
+    () => {
+        "8@{first} 8@{second}"
     };
 }
 
@@ -85,4 +99,4 @@ macro_rules! note {
     };
 }
 
-pub(crate) use {note, probe, words};
+pub(crate) use {note, probe, registers, words};
