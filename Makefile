@@ -48,6 +48,7 @@ library:
 # It stands beside the library, where `rsasync run` finds that.
 command:
 	$(CARGO) rustc --profile command --quiet -p rsasync-command -- $(LINK)
+	@rm -rf $(PAPERS)
 	@mkdir -p $(RELEASE) $(PAPERS)
 	ln -f $(TARGET)/command/rsasync $(COMMAND)
 	$(COMMAND) generate $(PAPERS)

@@ -117,13 +117,14 @@ fn report(process: &Process) -> Result<Report> {
     let ours: Vec<usize> = libraries.iter().map(|library| library.object).collect();
     let callers = bindings::callers(process, &objects, &ours);
     // The program, and, if nobody is known to call, everything: it takes a while.
-    let suspects = match callers.is_empty() {
-        true => objects.len(),
-        false => 1,
+    let find_hidden = || {
+        let suspects = match callers.is_empty() {
+            true => objects.len(),
+            false => 1,
+        };
+        let mut suspects = (0..suspects).filter(|object| !ours.contains(object));
+        suspects.find(|&object| bindings::is_hiding(process, &objects[object]))
     };
-    let is_hiding =
-        |index: &usize| !ours.contains(index) && bindings::is_hiding(process, &objects[*index]);
-    let hidden = (0..suspects).find(is_hiding);
     let goes_to_us = |goal: &Goal| match goal {
         Goal::Object(object) | Goal::NotYet(object) => ours.contains(object),
         Goal::Unknown(_) => false,
@@ -132,7 +133,7 @@ fn report(process: &Process) -> Result<Report> {
     let (any_to_us, all_to_us) = (goals().any(goes_to_us), goals().all(goes_to_us));
     let (verdict, because) = if libraries.is_empty() {
         (Verdict::No, why_not_loaded(process, &objects))
-    } else if let Some(hidden) = hidden {
+    } else if let Some(hidden) = find_hidden() {
         let holder = objects[hidden].name();
         let why = format!(
             "rsasync is loaded, but {holder} has an OpenSSL linked into it, whose calls no library \

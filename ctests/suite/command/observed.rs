@@ -1,0 +1,153 @@
+//! Processes that the command looks at, and what it says of them.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use libtest_mimic::Failed;
+use serde_json::Value;
+
+use harness::check::expect;
+use harness::stage::{
+    BUILT, BuiltOnce, STAGE, command, compiler, headers, library_path, output_of, program_source,
+    shared_library,
+};
+
+pub fn rsasync() -> PathBuf {
+    STAGE.join("usr/bin/rsasync")
+}
+
+/// The program that is observed, which has libcrypto's functions when it is not preloaded.
+pub fn observed() -> Result<&'static Path, Failed> {
+    static BUILT_ONCE: BuiltOnce = BuiltOnce::new();
+    BUILT_ONCE.get_or_build(|| build("observed", &ON_LIBCRYPTO, &["-Wl,-z,lazy", "-lcrypto"]))
+}
+
+/// For programs that are built with OpenSSL's header.
+pub const ON_LIBCRYPTO: [&str; 2] = ["-DON_LIBCRYPTO", "-DWITH_LIBCRYPTO"];
+
+/// The linker's words that put all of rsasync into a program.
+pub const RSASYNC_INSIDE: [&str; 3] = [
+    "-Wl,--whole-archive",
+    "-l:librsasync.a",
+    "-Wl,--no-whole-archive",
+];
+
+pub fn build(name: &str, flags: &[&str], libraries: &[&str]) -> Result<PathBuf, Failed> {
+    let program = BUILT.join(name);
+    let mut compiler = compiler(&program_source("observed.c"));
+    // GCC takes the recursion for a mistake.
+    compiler.args(["-Wno-infinite-recursion", "-fno-optimize-sibling-calls"]);
+    compiler.args(flags).args(libraries).arg("-o").arg(&program);
+    output_of(&mut compiler)?;
+    Ok(program)
+}
+
+/// The same with rsasync linked into it, by these flags of the linker besides.
+pub fn build_static(name: &str, flags: &[&str]) -> Result<PathBuf, Failed> {
+    let (include, path) = (format!("-I{}", headers().display()), library_path());
+    let libraries = [&[path.as_str()][..], &RSASYNC_INSIDE, flags].concat();
+    build(name, &[&include], &libraries)
+}
+
+/// A process that is as its case says, until it is dropped.
+pub struct Observed {
+    pub child: Child,
+    pub out: BufReader<std::process::ChildStdout>,
+}
+
+impl Observed {
+    /// The case of a program, with the library preloaded.
+    pub fn preloaded(program: &Path, case: &str) -> Result<Self, Failed> {
+        Self::start(plain(program).arg(case).env("LD_PRELOAD", shared_library()))
+    }
+
+    pub fn case(case: &str) -> Result<Self, Failed> {
+        Self::preloaded(observed()?, case)
+    }
+
+    pub fn start(command: &mut Command) -> Result<Self, Failed> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::null()).spawn()?;
+        let out = BufReader::new(child.stdout.take().ok_or("it has no output")?);
+        let mut it = Self { child, out };
+        it.wait_for("ready")?;
+        Ok(it)
+    }
+
+    pub fn wait_for(&mut self, wanted: &str) -> Result<(), Failed> {
+        let mut line = String::new();
+        while line.trim_end() != wanted {
+            line.clear();
+            let bytes = self.out.read_line(&mut line)?;
+            expect(bytes > 0, format!("it has ended before it was {wanted}"))?;
+        }
+        Ok(())
+    }
+
+    pub fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A command whose process is the program itself, without what the tester has set.
+pub fn plain(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for variable in ["LD_PRELOAD", "RSASYNC_STACK_SIZE", "RSASYNC_STATS"] {
+        command.env_remove(variable);
+    }
+    command.env("LD_LIBRARY_PATH", harness::stage::library_directory());
+    command
+}
+
+/// What the command says: its exit status, standard output and standard error.
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+pub fn say(command: &mut Command) -> Result<Said, Failed> {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output()?;
+    Ok(Said {
+        code: status.code(),
+        out: String::from_utf8_lossy(&stdout).into_owned(),
+        err: String::from_utf8_lossy(&stderr).into_owned(),
+    })
+}
+
+pub fn ask(arguments: &[&str]) -> Result<Said, Failed> {
+    say(command(rsasync(), 60).args(arguments))
+}
+
+impl Said {
+    /// Fails unless the exit status is this and the output has all of these.
+    pub fn expect(self, code: i32, parts: &[&str]) -> Result<Self, Failed> {
+        let Self { out, err, .. } = &self;
+        let text = format!("{out}{err}");
+        let has_all = parts.iter().all(|part| text.contains(part));
+        expect(
+            self.code == Some(code) && has_all,
+            format!(
+                "wanted status {code} and {parts:?}, got {:?}:\n{text}",
+                self.code
+            ),
+        )?;
+        Ok(self)
+    }
+
+    pub fn json(&self) -> Result<Value, Failed> {
+        Ok(serde_json::from_str(&self.out)?)
+    }
+}
