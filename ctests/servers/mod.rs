@@ -189,7 +189,7 @@ fn memory_is_not_above(pair: &Pair) -> Result<(), Failed> {
 }
 
 fn rsasync_is_in_effect(pair: &Pair) -> Result<(), Failed> {
-    expect(pair.rsasync.workers_looked_at >= 4, "no workers were seen")?;
+    expect(pair.rsasync.workers_looked_at >= 5, "no workers were seen")?;
     let lines = pair.rsasync.without_rsasync.join("\n");
     expect(lines.is_empty(), lines)
 }
