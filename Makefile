@@ -1,11 +1,15 @@
 # What a person types: make demo, make test, make install. README.md tells more.
 #
 # The build honours CC, CFLAGS (for the C programs of demo and soak), LDFLAGS, cargo's variables, as
-# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR and DESTDIR. With DEBUG=1 the library has line
-# tables, and gdb shows its source lines.
+# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR, BINDIR, DATADIR, GDB_AUTO_LOAD and DESTDIR. With
+# DEBUG=1 the library has line tables, and gdb shows its source lines.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
+BINDIR  ?= $(PREFIX)/bin
+DATADIR ?= $(PREFIX)/share
+# Where gdb looks for the scripts of libraries in the system's folders.
+GDB_AUTO_LOAD ?= $(if $(filter /usr /usr/local,$(PREFIX)),/usr/share,$(DATADIR))/gdb/auto-load
 CARGO   ?= cargo
 CC      ?= cc
 OBJCOPY ?= objcopy
@@ -19,6 +23,9 @@ TARGET  := $(shell $(CARGO) metadata --no-deps --format-version 1 \
 RELEASE := $(TARGET)/release
 SHARED  := $(RELEASE)/librsasync.so
 STATIC  := $(TARGET)/static/librsasync.a
+COMMAND := $(RELEASE)/rsasync
+# What the command writes about itself: man pages, completions of shells.
+PAPERS  := $(TARGET)/command-papers
 DEMO    := $(TARGET)/demo
 SOAK    := $(TARGET)/soak
 
@@ -31,12 +38,19 @@ LINKER := $(filter-out ccache distcc sccache,$(CC))
 LINK    := -C linker=$(firstword $(LINKER)) \
     $(patsubst %,-C link-arg=%,$(wordlist 2,$(words $(LINKER)),$(LINKER)) $(LDFLAGS))
 
-.PHONY: all library demo test bench fuzz soak matrix servers install headers clean
+.PHONY: all library command demo test bench fuzz soak matrix depth servers install headers clean
 
-all: library $(STATIC)
+all: library $(STATIC) command
 
 library:
 	$(CARGO) rustc --release --quiet -p rsasync --lib -- $(LINK)
+
+# It stands beside the library, where `rsasync run` finds that.
+command:
+	$(CARGO) rustc --profile command --quiet -p rsasync-command -- $(LINK)
+	@mkdir -p $(RELEASE) $(PAPERS)
+	ln -f $(TARGET)/command/rsasync $(COMMAND)
+	$(COMMAND) generate $(PAPERS)
 
 # One object, in which only the C functions are global: a program may have a Boost.Context or
 # a Rust library of its own, and the linker takes all of this one or nothing. The compiler's
@@ -45,7 +59,8 @@ $(STATIC): library
 	@mkdir -p $(@D)
 	$(LD) -r -u ASYNC_start_job $(RELEASE)/librsasync.a -o $(@D)/rsasync.o
 	$(OBJCOPY) --strip-debug --remove-section='.llvm*' --wildcard \
-	    --keep-global-symbol='ASYNC_*' --keep-global-symbol='RSASYNC_*' $(@D)/rsasync.o
+	    --keep-global-symbol='ASYNC_*' --keep-global-symbol='RSASYNC_*' \
+	    --keep-global-symbol=_.stapsdt.base $(@D)/rsasync.o
 	rm -f $@
 	$(AR) rcs $@ $(@D)/rsasync.o
 
@@ -101,6 +116,13 @@ matrix:
 	$(CARGO) build --quiet -p ctests --bins
 	$(TARGET)/debug/matrix $(FLAGS)
 
+# How deep OpenSSL goes on a job's stack, by version and operation. The first run builds OpenSSL, as
+# for `make matrix`.
+depth:
+	@sh ctests/needs
+	$(CARGO) build --quiet -p ctests --bin depth
+	$(TARGET)/debug/depth
+
 # HAProxy, Traffic Server, nginx and openssl s_server under load, on rsasync and on libcrypto; a table
 # goes to target/servers. FLAGS go to the program: --short, and a word of the checks' names.
 servers:
@@ -121,6 +143,18 @@ install: all
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl/
 	$(INSTALL) -m 644 include/standalone/openssl/crypto.h \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/standalone/openssl/
+	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(DATADIR)/man/man1 \
+	    $(DESTDIR)$(DATADIR)/bash-completion/completions \
+	    $(DESTDIR)$(DATADIR)/zsh/site-functions $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
+	$(INSTALL) -m 755 $(COMMAND) $(DESTDIR)$(BINDIR)/
+	$(INSTALL) -m 644 $(PAPERS)/*.1 $(DESTDIR)$(DATADIR)/man/man1/
+	$(INSTALL) -m 644 $(PAPERS)/rsasync.bash \
+	    $(DESTDIR)$(DATADIR)/bash-completion/completions/rsasync
+	$(INSTALL) -m 644 $(PAPERS)/_rsasync $(DESTDIR)$(DATADIR)/zsh/site-functions/
+	$(INSTALL) -m 644 $(PAPERS)/rsasync.fish $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/
+	$(INSTALL) -d $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)
+	$(INSTALL) -m 644 src/debugger/librsasync-gdb.py \
+	    $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)/librsasync.so.$(VERSION)-gdb.py
 	printf '%s\n' 'libdir=$(LIBDIR)' 'includedir=$(PREFIX)/include/rsasync' \
 	    'standalone=$${includedir}/standalone' '' 'Name: rsasync' \
 	    "Description: OpenSSL's asynchronous jobs, as a library of their own" \

@@ -28,6 +28,88 @@ struct rsasync_stats {
      * They can't be resumed, and their stacks stay.
      */
     uint64_t jobs_abandoned;
+    /**
+     * Jobs that run, or wait for one that they started.
+     */
+    uint64_t jobs_running;
+    /**
+     * Jobs that are paused, orphaned and abandoned ones included.
+     */
+    uint64_t jobs_paused;
+    /**
+     * Those of them whose wait context was freed: probably nobody will resume them.
+     */
+    uint64_t jobs_orphaned;
+    /**
+     * Jobs in pools, ready to be started.
+     */
+    uint64_t jobs_idle;
+    /**
+     * How often jobs were started since the process began, ...
+     */
+    uint64_t starts;
+    /**
+     * ... paused, ...
+     */
+    uint64_t pauses;
+    /**
+     * ... resumed, ...
+     */
+    uint64_t resumes;
+    /**
+     * ... and finished.
+     */
+    uint64_t finishes;
+    /**
+     * Calls refused because init_size was above max_size.
+     */
+    uint64_t refused_pool_size;
+    /**
+     * Calls refused because a pointer was NULL.
+     */
+    uint64_t refused_null;
+    /**
+     * Calls refused because there was no memory.
+     */
+    uint64_t refused_memory;
+    /**
+     * Calls refused because of the job's thread or state, or because its handle is stale.
+     */
+    uint64_t refused_state;
+    /**
+     * Starts that got ASYNC_NO_JOBS because of the limit of ASYNC_init_thread().
+     */
+    uint64_t no_jobs_limit;
+    /**
+     * Starts that got ASYNC_NO_JOBS because there was no memory for a stack.
+     */
+    uint64_t no_jobs_memory;
+    /**
+     * Orphans that were destroyed, because RSASYNC_RECLAIM_ORPHANS asks for it.
+     */
+    uint64_t orphans_reclaimed;
+    /**
+     * Stacks made since the process began.
+     */
+    uint64_t stacks_made;
+    /**
+     * The most stacks that existed together.
+     */
+    uint64_t stacks_peak;
+    /**
+     * Bytes of a stack that a job can use; of stacks from a program's own allocator it is asked
+     * for 32 KiB where RSASYNC_STACK_SIZE is not set.
+     */
+    uint64_t stack_bytes;
+    /**
+     * The most bytes of a stack that a job has used, as far as that can still be seen. Stacks from
+     * a program's own allocator don't count.
+     */
+    uint64_t stack_deepest_bytes;
+    /**
+     * Bytes of the stacks that are in memory now, without those from a program's own allocator.
+     */
+    uint64_t stack_resident_bytes;
 };
 
 #ifdef __cplusplus
@@ -53,6 +135,11 @@ const char *RSASYNC_version(void);
  * Writes the counts of this moment to *stats, of which the caller has size bytes: give
  * sizeof(*stats). A program that was built with another version of this header gets the
  * members that both know; the rest of its structure is set to 0. Any thread may call it.
+ *
+ * If size reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
+ * microsecond for each. While other threads
+ * use jobs the counts may be of slightly different moments. Where the address space is limited
+ * (RLIMIT_AS), or all memory is locked (MCL_FUTURE), the bytes of stacks in use are not counted.
  *
  * What the caller must see to:
  * `stats` may be written for `size` bytes.

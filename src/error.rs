@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_int};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The thread's pool could not be set up. Not used by rsasync.
 pub const ASYNC_R_FAILED_TO_SET_POOL: c_int = 101;
@@ -37,6 +38,29 @@ impl Error {
     }
 }
 
+/// Why a call got no job. It is no error, and may be tried again.
+#[derive(Clone, Copy)]
+pub enum NoJob {
+    Limit,
+    NoMemory,
+}
+
+impl NoJob {
+    fn text(self) -> &'static CStr {
+        match self {
+            Self::Limit => {
+                c"the thread has as many jobs as ASYNC_init_thread allowed; let one finish, then try again"
+            }
+            Self::NoMemory => c"no memory for another stack; let a job finish, then try again",
+        }
+    }
+}
+
+/// How many calls were refused in the process, by [`Reason`].
+pub static REFUSALS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+/// How many got no job, by [`NoJob`].
+pub static NO_JOBS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
 thread_local! {
     static LAST_MESSAGE: Cell<&'static CStr> = const { Cell::new(c"") };
 }
@@ -46,8 +70,18 @@ pub fn last_message() -> &'static CStr {
     LAST_MESSAGE.get()
 }
 
-/// Keeps a message for the calling thread. For ASYNC_NO_JOBS that is all: `SSL_get_error` would
-/// take a queued error for the end of the connection. A refusal is queued as well, by the C face.
-pub fn set_last_message(text: &'static CStr) {
-    LAST_MESSAGE.set(text);
+/// Counts a refusal and keeps its text for the calling thread. The C face puts it on OpenSSL's
+/// queue as well.
+#[cold]
+pub fn note_refusal(error: Error) {
+    REFUSALS[error.reason as usize].fetch_add(1, Relaxed);
+    LAST_MESSAGE.set(error.text);
+}
+
+/// The same for ASYNC_NO_JOBS. It is not queued: `SSL_get_error` would take a queued error for the
+/// end of the connection.
+#[cold]
+pub fn note_no_job(why: NoJob) {
+    NO_JOBS[why as usize].fetch_add(1, Relaxed);
+    LAST_MESSAGE.set(why.text());
 }

@@ -1,5 +1,6 @@
 //! What `fork` does to this library: who must hear of it, in which order.
 
+use crate::job::thread;
 use crate::openssl::discover;
 use crate::sys::mutex;
 use crate::sys::syscall_guard::SyscallGuard;
@@ -26,6 +27,8 @@ extern "C" fn parent() {
 }
 
 extern "C" fn child() {
+    let _guard = SyscallGuard::new();
     mutex::after_fork_in_child();
     discover::after_fork_in_child();
+    thread::after_fork_in_child();
 }

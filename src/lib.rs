@@ -8,10 +8,15 @@
 //!   6  capi/       async_h          the functions of openssl/async.h: pointers in, codes out
 //!                  rsasync_h        the functions of rsasync.h
 //!      fork                         the one pthread_atfork handler and what it calls
+//!      inspect                      where an observer of the process finds all this
 //!   5  job/        switching        start, resume, pause, finish: the fast path
 //!                  thread           the state of a thread; its exit
 //!                  pool             the idle jobs of a thread, its limit; making, destroying
 //!                  reclaim          what idle jobs give back of their stacks, and when
+//!                  orphans          paused jobs that nobody will resume
+//!                  overflow         a stack that overflowed, reported
+//!                  census           how many jobs there are, in which state
+//!                  record           how often a thread started, paused, resumed, finished
 //!                  job              the job itself, at the top of its stack; its handle
 //!   4  fibre/      fibre            the switch between two stacks
 //!      wait_ctx/   weak             a job's weak pointer to its wait context
@@ -34,6 +39,8 @@
 //!                  limits           what the system allows the process
 //!                  env              the environment variables
 //!                  syscall_guard    system calls that leave no trace in errno
+//!                  signal_stack     a stack for signal handlers
+//!                  probes           places where a tracer can look
 //!                  clock, stderr    the time; a line for the operator
 //!   0  c_types                      the types that openssl/async.h declares
 //! ```
@@ -55,7 +62,9 @@ mod sys {
     pub mod limits;
     pub mod loader;
     pub mod mutex;
+    pub mod probes;
     pub mod sanitizer;
+    pub mod signal_stack;
     pub mod slots;
     pub mod stderr;
     pub mod syscall_guard;
@@ -88,14 +97,19 @@ mod openssl {
 }
 
 mod job {
+    pub mod census;
     pub mod job;
+    pub mod orphans;
+    pub mod overflow;
     pub mod pool;
     pub mod reclaim;
+    pub mod record;
     pub mod switching;
     pub mod thread;
 }
 
 mod fork;
+mod inspect;
 
 pub mod capi {
     pub mod async_h;
@@ -108,7 +122,9 @@ extern "C" fn on_load() {
     sys::env::read();
     sys::loader::on_load();
     job::thread::on_load();
+    job::overflow::on_load();
     fork::on_load();
+    inspect::on_load();
 }
 
 /// Runs when the process exits: the library is never unloaded before.

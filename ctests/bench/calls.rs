@@ -85,8 +85,24 @@ const CALLS: [Call; 10] = [
     .target(1.0),
 ];
 
-/// A process without libcrypto that measures rsasync.
-pub struct AloneProcess {
+/// Two processes without libcrypto that measure rsasync.
+pub struct Alone {
+    plain: RefCell<AloneProcess>,
+    /// Its environment has RSASYNC_WIPE_STACKS=1.
+    wiping: RefCell<AloneProcess>,
+}
+
+impl Alone {
+    pub fn new(rsasync: &Path) -> io::Result<Self> {
+        let process = |wipes| AloneProcess::new(rsasync, wipes).map(RefCell::new);
+        Ok(Self {
+            plain: process(false)?,
+            wiping: process(true)?,
+        })
+    }
+}
+
+struct AloneProcess {
     process: Child,
     /// Its standard input; `None` once it is closed, which ends the process.
     requests: Option<ChildStdin>,
@@ -94,8 +110,9 @@ pub struct AloneProcess {
 }
 
 impl AloneProcess {
-    pub fn new(rsasync: &Path) -> io::Result<Self> {
+    fn new(rsasync: &Path, wipes: bool) -> io::Result<Self> {
         let mut process = Command::new(std::env::current_exe()?)
+            .env("RSASYNC_WIPE_STACKS", if wipes { "1" } else { "0" })
             .arg("measure-calls")
             .arg(rsasync)
             .stdin(Stdio::piped())
@@ -142,7 +159,7 @@ pub fn serve(rsasync: &Loaded) -> io::Result<()> {
 pub fn comparisons<'a>(
     libcrypto: &'a Loaded,
     rsasync: &'a Loaded,
-    alone: &'a RefCell<AloneProcess>,
+    alone: &'a Alone,
 ) -> Vec<Comparison<'a>> {
     let mut comparisons: Vec<_> = CALLS
         .iter()
@@ -151,7 +168,8 @@ pub fn comparisons<'a>(
             let mut subjects = vec![
                 (Subject::Libcrypto, on(libcrypto, call.run)),
                 (Subject::Rsasync, on(rsasync, call.run)),
-                (Subject::RsasyncAlone, in_process(alone, number)),
+                (Subject::RsasyncAlone, in_process(&alone.plain, number)),
+                (Subject::RsasyncWiping, in_process(&alone.wiping, number)),
             ];
             for &(subject, run) in call.others {
                 subjects.push((subject, Box::new(run)));

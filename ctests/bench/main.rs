@@ -11,7 +11,6 @@ mod report;
 mod switchers;
 mod table;
 
-use std::cell::RefCell;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,7 +19,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use calls::AloneProcess;
+use calls::Alone;
 use crowd::{Files, Plan};
 use loops::Loaded;
 use measure::{Comparison, Section};
@@ -114,7 +113,7 @@ fn compare(arguments: &Arguments) -> Outcome {
         return Err("both libraries are the same".into());
     }
     let machine = report::machine(&libcrypto)?;
-    let alone = RefCell::new(AloneProcess::new(&arguments.rsasync)?);
+    let alone = Alone::new(&arguments.rsasync)?;
     let progress = ProgressBar::new(0).with_style(ProgressStyle::with_template(
         "{wide_bar} {pos}/{len} {elapsed} {msg:40}",
     )?);

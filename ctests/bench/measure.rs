@@ -13,6 +13,8 @@ pub enum Subject {
     Rsasync,
     /// rsasync in a process without libcrypto.
     RsasyncAlone,
+    /// The same with RSASYNC_WIPE_STACKS=1.
+    RsasyncWiping,
     Corosensei,
     /// The `context` crate's switch.
     BareJump,
@@ -24,6 +26,7 @@ impl Subject {
             Self::Libcrypto => "libcrypto",
             Self::Rsasync => "rsasync",
             Self::RsasyncAlone => "without libcrypto",
+            Self::RsasyncWiping => "wiping stacks",
             Self::Corosensei => "corosensei",
             Self::BareJump => "bare jump",
         }

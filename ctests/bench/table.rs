@@ -27,7 +27,7 @@ fn target(target: Target) -> String {
     }
 }
 
-const HEADER: [&str; 9] = [
+const HEADER: [&str; 10] = [
     "",
     "libcrypto",
     "rsasync",
@@ -35,11 +35,12 @@ const HEADER: [&str; 9] = [
     "target",
     "met",
     "without libcrypto",
+    "wiping stacks",
     "corosensei",
     "bare jump",
 ];
 
-fn cells(row: &Row) -> [String; 9] {
+fn cells(row: &Row) -> [String; 10] {
     [
         format!("{}, {}", row.name, row.unit.name()),
         cell(row, Subject::Libcrypto),
@@ -51,6 +52,7 @@ fn cells(row: &Row) -> [String; 9] {
             .map_or(NOTHING, |met| if met { "yes" } else { "NO" })
             .to_owned(),
         cell(row, Subject::RsasyncAlone),
+        cell(row, Subject::RsasyncWiping),
         cell(row, Subject::Corosensei),
         cell(row, Subject::BareJump),
     ]

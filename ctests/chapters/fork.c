@@ -452,8 +452,11 @@ CASE(fork_while_other_threads_use_the_same_context,
 
 /* ---- what happens between the library's own fork handler and the fork ---- */
 
-/* A case's function that a fork calls after the library's handler; NULL for none. */
-static void (*last_before_fork)(void);
+/*
+ * A case's functions that a fork calls after the library's handler, before it forks, and in the
+ * child before the library's handler there; NULL for none.
+ */
+static void (*last_before_fork)(void), (*first_in_child)(void);
 
 static void call_last_before_fork(void)
 {
@@ -461,16 +464,23 @@ static void call_last_before_fork(void)
         last_before_fork();
 }
 
+static void call_first_in_child(void)
+{
+    if (first_in_child != NULL)
+        first_in_child();
+}
+
 /*
  * Of the handlers that pthread_atfork() calls before a fork, the one registered first is called
- * last. The library registers its handler when it is loaded; .preinit_array is run before that.
+ * last; in the child it is called first. The library registers its handlers when it is loaded;
+ * .preinit_array is run before that.
  */
-static void register_handler(void)
+static void register_handlers(void)
 {
-    pthread_atfork(call_last_before_fork, NULL, NULL);
+    pthread_atfork(call_last_before_fork, NULL, call_first_in_child);
 }
 __attribute__((section(".preinit_array"), used))
-static void (*register_before_the_library)(void) = register_handler;
+static void (*register_before_the_library)(void) = register_handlers;
 
 static void *sets_and_clears(void *unused)
 {
@@ -642,27 +652,31 @@ CASE(three_threads_may_fork_at_once, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_
 }
 
 /*
- * The library calls this mmap instead of libc's. It maps stacks while it holds a lock, so that a
- * slow mmap makes it hold the lock for long.
+ * The library calls this mmap instead of libc's. It maps stacks and contexts while it holds a lock,
+ * so that a slow mmap makes it hold the lock for long.
  */
-static _Thread_local int mmap_is_slow;
+static _Thread_local void (*before_mmap)(void);
 static atomic_int in_mmap;
 
 void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {
-    if (mmap_is_slow) {
-        in_mmap = 1;
-        usleep(300000);
-        in_mmap = 0;
-    }
+    if (before_mmap != NULL)
+        before_mmap();
     return (void *)syscall(SYS_mmap, at, length, protection, flags, fd, offset);
+}
+
+static void stay_a_while(void)
+{
+    in_mmap = 1;
+    usleep(300000);
+    in_mmap = 0;
 }
 
 static void *starts_slowly(void *unused)
 {
-    mmap_is_slow = 1;
+    before_mmap = stay_a_while;
     finish(paused_job(NULL, 1, 2), 2);
-    mmap_is_slow = 0;
+    before_mmap = NULL;
     ASYNC_cleanup_thread();
     return unused;
 }
@@ -685,6 +699,73 @@ CASE(a_fork_waits_for_what_others_are_at, OURS | NOT_ON_VALGRIND,
     }
     expect_success(pid);
     CHECK_INT(pthread_join(thread, NULL), 0);
+}
+
+/* ---- handlers of other libraries in the child ---- */
+
+static int handlers_called;
+
+static void stay_until_forked(void)
+{
+    in_mmap++;
+    while (!atomic_load(&stop))
+        usleep(1000);
+}
+
+static void *makes_its_first_context(void *unused)
+{
+    before_mmap = stay_until_forked;
+    ASYNC_WAIT_CTX_free(ASYNC_WAIT_CTX_new());
+    return unused;
+}
+
+static void *starts_its_first_job(void *unused)
+{
+    before_mmap = stay_until_forked;
+    finish(paused_job(NULL, 1, 2), 2);
+    return unused;
+}
+
+static void use_contexts_and_jobs(void)
+{
+    ASYNC_WAIT_CTX *ctx;
+
+    alarm(CHILD_SECONDS);
+    ctx = ASYNC_WAIT_CTX_new();
+    CHECK_INT(ASYNC_WAIT_CTX_set_wait_fd(ctx, &token, 5, NULL, NULL), 1);
+    CHECK_INT(ASYNC_init_thread(4, 4), 1);
+    finish(paused_job(ctx, 1, 2), 2);
+    ASYNC_cleanup_thread();
+    ASYNC_WAIT_CTX_free(ctx);
+    handlers_called++;
+}
+
+/* The two threads hold their locks longer than a fork waits. */
+CASE(child_handlers_of_others_may_use_the_library, OURS,
+     "In the child the handlers of other libraries, also those that are called before this "
+     "library's own, can start jobs and use contexts, whatever other threads were doing")
+{
+    void *(*const stuck[2])(void *) = { makes_its_first_context, starts_its_first_job };
+    pthread_t thread[2];
+    pid_t pid;
+
+    /* What later threads need first of the library is mapped. */
+    CHECK_INT(ASYNC_init_thread(0, 0), 1);
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(pthread_create(&thread[i], NULL, stuck[i], NULL), 0);
+    while (in_mmap < 2)
+        usleep(1000);
+    first_in_child = use_contexts_and_jobs;
+    CHECK_INT(pthread_atfork(NULL, NULL, use_contexts_and_jobs), 0);
+    pid = fork();
+    if (pid == 0) {
+        CHECK_INT(handlers_called, 2);
+        _exit(0);
+    }
+    expect_success(pid);
+    atomic_store(&stop, 1);
+    for (int i = 0; i < 2; i++)
+        CHECK_INT(pthread_join(thread[i], NULL), 0);
 }
 
 #ifdef WITH_LIBCRYPTO

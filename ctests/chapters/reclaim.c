@@ -2,33 +2,22 @@
  * reclaim.c: idle jobs that a thread has not needed for ten seconds give the memory of their stacks
  * back, but for a page each; RSASYNC_trim_thread frees all idle jobs at once.
  */
+#include "deep.h"
 #include "environment.h"
 #include "jobs.h"
 #include "process.h"
+#include "set_clock.h"
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 
 /* All cases are OURS: libcrypto keeps the stacks of idle jobs as they are. */
-enum { KIB = 1024, DEEP_BYTES = 64 * KIB };
 
 /* For cases that measure resident memory, of which valgrind and the sanitizers have their own. */
 enum { MEASURED = OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN };
 
 /* ---- jobs that touch much of their stacks ---- */
-
-__attribute__((noinline)) static int touch_deep(int seed)
-{
-    volatile unsigned char depth[DEEP_BYTES];
-    int sum = 0;
-
-    for (int i = 0; i < DEEP_BYTES; i += KIB)
-        depth[i] = (unsigned char)(seed + i / KIB);
-    for (int i = 0; i < DEEP_BYTES; i += KIB)
-        sum += depth[i];
-    return sum;
-}
 
 static int deep_job(void *seed)
 {
@@ -94,21 +83,8 @@ static void light_work(int count)
 
 /* ---- without a call ---- */
 
-/*
- * The library's calls of clock_gettime and madvise come here. The cases advance the clock, and
- * count how often memory is given back.
- */
-static long clock_offset_seconds;
+/* The library's calls of madvise come here: the cases count how often memory is given back. */
 static int given_back;
-
-int clock_gettime(clockid_t clock, struct timespec *time)
-{
-    long result = syscall(SYS_clock_gettime, clock, time);
-
-    if (result == 0 && clock == CLOCK_MONOTONIC)
-        time->tv_sec += clock_offset_seconds;
-    return (int)result;
-}
 
 int madvise(void *start, size_t length, int advice)
 {

@@ -389,7 +389,7 @@ CASE(rsasync_stack_size_sets_it, OURS | NOT_ON_VALGRIND,
         const char *value;
         size_t size;
     } good[] = {
-        { "16K", 16 * KIB }, { "64k", 64 * KIB }, { "256K", 256 * KIB }, { "262144", 256 * KIB },
+        { "32K", 32 * KIB }, { "64k", 64 * KIB }, { "256K", 256 * KIB }, { "262144", 256 * KIB },
         { "1M", MIB }, { "1m", MIB }, { "1024K", MIB }, { NULL, DEFAULT_BYTES },
     };
     char message[1024];

@@ -51,7 +51,6 @@ impl Openssl {
             "no-legacy",
             "no-lms",
             "no-ml-dsa",
-            "no-ml-kem",
             "no-quic",
             "no-siv",
             "no-slh-dsa",

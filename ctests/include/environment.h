@@ -1,6 +1,6 @@
 /*
- * environment.h: cases that need RSASYNC_STACK_SIZE in the environment from the start, as the
- * library reads it when it is loaded.
+ * environment.h: cases that need a variable in the environment from the start, as the library reads
+ * it when it is loaded.
  */
 #ifndef ENVIRONMENT_H
 #define ENVIRONMENT_H
@@ -17,13 +17,14 @@ __attribute__((unused)) static const char *runs_again_with(void)
 }
 
 /*
- * Runs the case in a new process, which has RSASYNC_STACK_SIZE=size in its environment (without
- * the variable, if size is NULL) and finds `with` in runs_again_with(). It has to succeed. message
- * gets what it prints on stderr after its promise. Valgrind does not follow into that process.
+ * Runs the case in a new process, which has variable=value in its environment (without the variable,
+ * if value is NULL) and finds `with` in runs_again_with(). message gets what it prints on stderr
+ * after its promise. Returns its status, as waitpid() gives it. Valgrind does not follow into that
+ * process.
  */
 __attribute__((unused))
-static void run_again(const char *name, const char *size, const char *with, char *message,
-                      size_t capacity)
+static int status_with(const char *name, const char *variable, const char *value, const char *with,
+                       char *message, size_t capacity)
 {
     size_t length = 0;
     ssize_t more;
@@ -35,10 +36,10 @@ static void run_again(const char *name, const char *size, const char *with, char
     fflush(NULL);
     pid = fork();
     if (pid == 0) {
-        if (size != NULL)
-            setenv("RSASYNC_STACK_SIZE", size, 1);
+        if (value != NULL)
+            setenv(variable, value, 1);
         else
-            unsetenv("RSASYNC_STACK_SIZE");
+            unsetenv(variable);
         setenv(RUNS_AGAIN, with, 1);
         dup2(out[1], 2);
         close(out[0]);
@@ -54,13 +55,22 @@ static void run_again(const char *name, const char *size, const char *with, char
     message[length] = '\0';
     CHECK_INT(close(out[0]), 0);
     CHECK(waitpid(pid, &status, 0) == pid);
-    if (status != 0)
-        fprintf(stderr, "with RSASYNC_STACK_SIZE=%s: %s", size != NULL ? size : "", message);
-    CHECK_INT(status, 0);
     /* The promise is one line. */
     printed = strchr(message, '\n');
     CHECK(printed != NULL);
     memmove(message, printed + 1, strlen(printed));
+    return status;
+}
+
+/* The same with RSASYNC_STACK_SIZE=size; the process has to succeed. */
+__attribute__((unused)) static void run_again(const char *name, const char *size, const char *with,
+                                              char *message, size_t capacity)
+{
+    int status = status_with(name, "RSASYNC_STACK_SIZE", size, with, message, capacity);
+
+    if (status != 0)
+        fprintf(stderr, "with RSASYNC_STACK_SIZE=%s: %s", size != NULL ? size : "", message);
+    CHECK_INT(status, 0);
 }
 
 /* The same for a case that prints nothing. */
@@ -70,6 +80,19 @@ static void run_again_silently(const char *name, const char *size, const char *w
     char message[4096];
 
     run_again(name, size, with, message, sizeof message);
+    CHECK_STR(message, "");
+}
+
+/* Runs the case again with variable=value; it has to succeed, and to print nothing. */
+__attribute__((unused))
+static void run_again_with(const char *name, const char *variable, const char *value)
+{
+    char message[4096];
+    int status = status_with(name, variable, value, "", message, sizeof message);
+
+    if (status != 0)
+        fprintf(stderr, "with %s=%s: %s", variable, value, message);
+    CHECK_INT(status, 0);
     CHECK_STR(message, "");
 }
 #endif

@@ -6,7 +6,8 @@
  * SIGTRAP, in any code and on any stack. The handler does two things:
  *  - It notes each `call`: where on the stack the return address lies, and which it is. An entry
  *    lives until the stack pointer has passed it. These are the true frames, found without any
- *    unwind information. A switch between stacks is seen by jump_fcontext's `mov rsp, rdi`.
+ *    unwind information. A switch between stacks is seen by its instruction: jump_fcontext's
+ *    `mov rsp, rdi`, and those of trampoline (src/fibre/fibre.rs).
  *  - It unwinds, by _Unwind_Backtrace and by backtrace(), and compares.
  * A walk may end before the outermost frame only in code that has no unwind information, which
  * are the two functions of Boost.Context in the library. On libcrypto it is only looked whether
@@ -247,8 +248,11 @@ static void follow(uintptr_t pc, uintptr_t sp, uintptr_t rax)
     const unsigned char *last = (const unsigned char *)last_pc;
     uintptr_t pushed;
 
-    if (sp != last_sp && pc == last_pc + 3 && memcmp(last, "\x48\x89\xfc", 3) == 0)
-        switch_shadow(sp); /* mov rsp, rdi */
+    if (sp != last_sp && pc == last_pc + 3 && is_of_library(pc)
+        && (memcmp(last, "\x48\x89\xfc", 3) == 0       /* mov rsp, rdi */
+            || memcmp(last, "\x48\x89\xf4", 3) == 0    /* mov rsp, rsi */
+            || memcmp(last, "\x48\x8b\x23", 3) == 0))  /* mov rsp, [rbx] */
+        switch_shadow(sp);
     while (shadow->n > 0 && shadow->calls[shadow->n - 1].slot < sp)
         shadow->n--;
     if (sp != last_sp - 8)
@@ -284,8 +288,8 @@ static void show_walk(const struct walk *walk, const char *what)
 
 /*
  * The return address of the interrupted function if a register has it: rax at the first instruction
- * of a function that is about to push it, r8 at the last ones of jump_fcontext, which have popped
- * it. Else 0.
+ * of a function that is about to push it, r8 at the last ones of jump_fcontext and rcx at the last
+ * one of trampoline, which have popped it. Else 0.
  */
 static uintptr_t returns_by_register(uintptr_t pc, const greg_t *registers)
 {
@@ -294,6 +298,9 @@ static uintptr_t returns_by_register(uintptr_t pc, const greg_t *registers)
 
     if (is_entered_by_jump(pc, (uintptr_t)registers[REG_RAX]))
         return (uintptr_t)registers[REG_RAX];
+    /* add rsp, 0x40; jmp rcx */
+    if (is_of_library(pc) && memcmp((char *)pc - 4, "\x48\x83\xc4\x40\xff\xe1", 6) == 0)
+        return (uintptr_t)registers[REG_RCX];
     for (int at = 0; at <= 6; at += 3)
         if (is_of_library(pc) && memcmp((char *)pc, last_of_jump + at, 9 - (size_t)at) == 0)
             return (uintptr_t)registers[REG_R8];

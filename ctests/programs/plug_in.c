@@ -1,7 +1,7 @@
 /*
  * plug_in.c: a shared object that calls functions of the program when it is loaded and unloaded.
  * With FAKE_LIBCRYPTO it is a fake libcrypto, which counts the errors that it gets and has a
- * default library context.
+ * default library context. With RESOLVER it calls a function of the program when it is relocated.
  */
 #include <pthread.h>
 #include <stddef.h>
@@ -84,4 +84,22 @@ int OPENSSL_atexit(void (*handler)(void))
     (void)handler;
     return 1;
 }
+#endif
+
+#ifdef RESOLVER
+void plug_in_is_relocated(void);
+
+static void do_nothing(void)
+{
+}
+
+/* Called by the loader, after the other references of this object are bound. */
+static void (*resolve(void))(void)
+{
+    plug_in_is_relocated();
+    return do_nothing;
+}
+
+static void resolved(void) __attribute__((ifunc("resolve")));
+void (*plug_in_function)(void) = resolved;
 #endif

@@ -1,15 +1,18 @@
 /*
  * plug_ins.c: jobs while the constructor or destructor of a plug-in runs, in the middle of dlopen()
  * and dlclose(). The plug-ins (plug_in.c) are named by PLUG_IN, an environment variable with names
- * separated by colons: a plain one, one that needs libcrypto, a fake libcrypto.
+ * separated by colons: a plain one, one that needs libcrypto, a fake libcrypto. RESOLVER names one
+ * that calls the program while it is relocated.
  */
 #include "jobs.h"
 #include <dlfcn.h>
 #include <link.h>
+#include <semaphore.h>
 #include <stdatomic.h>
 #include <time.h>
 
 static void (*when_loaded)(void), (*when_unloaded)(void);
+static sem_t relocating, job_is_done;
 
 void plug_in_is_loaded(void)
 {
@@ -21,6 +24,13 @@ void plug_in_is_unloaded(void)
 {
     if (when_unloaded != NULL)
         when_unloaded();
+}
+
+/* A thread can't be made meanwhile: one that there is starts a job. */
+void plug_in_is_relocated(void)
+{
+    CHECK_INT(sem_post(&relocating), 0);
+    CHECK_INT(sem_wait(&job_is_done), 0);
 }
 
 static void *load(const char *name)
@@ -122,6 +132,37 @@ CASE(a_constructor_may_fork, EVERYWHERE,
     for_each_plug_in(load_and_fork);
 }
 
+/* ---- the resolver of an indirect function, which dlopen() calls while it relocates ---- */
+
+static void *runs_a_job_meanwhile(void *unused)
+{
+    CHECK_INT(sem_wait(&relocating), 0);
+    runs_a_job(NULL);
+    CHECK_INT(sem_post(&job_is_done), 0);
+    return unused;
+}
+
+/* That job has to see to it that a fake libcrypto is not unloaded. */
+static void load_and_resolve(const char *name)
+{
+    void *handle = load(name);
+    pthread_t thread;
+
+    CHECK_INT(pthread_create(&thread, NULL, runs_a_job_meanwhile, NULL), 0);
+    CHECK_INT(dlclose(load(getenv("RESOLVER"))), 0);
+    CHECK_INT(pthread_join(thread, NULL), 0);
+    CHECK_INT(dlclose(handle), 0);
+    runs_a_job(NULL);
+}
+
+CASE(a_resolver_may_wait_for_a_job, EVERYWHERE,
+     "The resolver of an indirect function in a plug-in may wait for a thread's first job")
+{
+    CHECK_INT(sem_init(&relocating, 0, 0), 0);
+    CHECK_INT(sem_init(&job_is_done, 0, 0), 0);
+    for_each_plug_in(load_and_resolve);
+}
+
 /* ---- a callback of dl_iterate_phdr(), which holds the lock of the loader's list ---- */
 
 static int wait_for_both(struct dl_phdr_info *info, size_t size, void *forks)
@@ -153,11 +194,49 @@ CASE(a_callback_of_the_loader_may_wait_for_a_job, EVERYWHERE,
     runs_a_job(NULL);
 }
 
+/* ---- a callback that takes long ---- */
+
+enum { CALLBACK_SECONDS = 2 };
+
+static atomic_int stop, is_constructing, jobs_meanwhile;
+
+static void *counts_jobs(void *unused)
+{
+    while (!stop) {
+        runs_a_job(NULL);
+        jobs_meanwhile++;
+    }
+    return unused;
+}
+
+static int take_seconds(struct dl_phdr_info *info, size_t size, void *unused)
+{
+    pthread_t thread;
+
+    (void)info;
+    (void)size;
+    (void)unused;
+    CHECK_INT(pthread_create(&thread, NULL, counts_jobs, NULL), 0);
+    sleep(CALLBACK_SECONDS);
+    stop = 1;
+    CHECK_INT(pthread_join(thread, NULL), 0);
+    return 1;
+}
+
+/* Twenty, if each of a job's five calls waited for the 20 ms that one of them may. */
+CASE(a_slow_callback_of_the_loader_delays_few, EVERYWHERE,
+     "While a callback of dl_iterate_phdr() takes two seconds, another thread runs 200 jobs")
+{
+    alarm(20);
+    dl_iterate_phdr(take_seconds, NULL);
+    fprintf(stderr, "%d jobs\n", jobs_meanwhile);
+    CHECK(jobs_meanwhile > 200);
+}
+
 /* ---- a constructor that takes long ---- */
 
 enum { CONSTRUCTOR_SECONDS = 3 };
 
-static atomic_int stop, is_constructing, jobs_meanwhile;
 static atomic_llong longest_us; /* the longest call of any thread */
 
 static long long now_us(void)

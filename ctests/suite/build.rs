@@ -153,7 +153,7 @@ fn demo() -> Result<(), Failed> {
         is_there(&demo)?;
         compiler.was_called_with(&["examples/pipe.c", "-DFLAG_OF_THE_TRIAL", "-Wl,-O1"])?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let made = "8 stacks made";
+        let made = "8 jobs made";
         expect(stderr.contains(made), format!("no \"{made}\" in\n{stderr}"))
     })
 }

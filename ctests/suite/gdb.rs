@@ -1,6 +1,7 @@
 //! gdb's backtraces in jobs: right frames, and an end where the job's stack begins.
 
 use std::path::Path;
+use std::process::Command;
 
 use libtest_mimic::{Failed, Trial};
 
@@ -13,11 +14,7 @@ pub fn trials() -> Vec<Trial> {
 /// Stops in jobs that have just started and in resumed ones, outside of and inside another job, and
 /// in a function of the library that a job calls.
 fn backtraces_end() -> Result<(), Failed> {
-    let mut gdb = command("gdb", 120);
-    gdb.args(["-nx", "-batch"]);
-    for setting in ["startup-with-shell off", "debuginfod enabled off"] {
-        gdb.args(["-iex", &format!("set {setting}")]);
-    }
+    let mut gdb = gdb();
     for breakpoint in ["stop_here", "ASYNC_block_pause"] {
         gdb.args(["-ex", &format!("break {breakpoint}")]);
     }
@@ -45,6 +42,20 @@ fn backtraces_end() -> Result<(), Failed> {
     check().map_err(|what| format!("{what} in\n{said}").into())
 }
 
+/// gdb without its user's settings, and without a terminal.
+pub fn gdb() -> Command {
+    let mut gdb = command("gdb", 120);
+    gdb.args(["-nx", "-batch"]);
+    for setting in [
+        "startup-with-shell off",
+        "debuginfod enabled off",
+        "width 0",
+    ] {
+        gdb.args(["-iex", &format!("set {setting}")]);
+    }
+    gdb
+}
+
 /// programs/backtraces.c, built.
 pub fn program() -> Result<&'static Path, Failed> {
     static PROGRAM: BuiltOnce = BuiltOnce::new();
@@ -55,7 +66,7 @@ pub fn program() -> Result<&'static Path, Failed> {
 const STOPS: usize = 6;
 
 /// The function that a line of a backtrace names: `#1  0x0000555555555540 in middle (value=5) at ...`
-fn function_of_frame(line: &str) -> Option<&str> {
+pub fn function_of_frame(line: &str) -> Option<&str> {
     let (_, frame) = line.strip_prefix('#')?.split_once(' ')?;
     let frame = frame.split_once(" in ").map_or(frame, |(_, rest)| rest);
     frame.split_whitespace().next()

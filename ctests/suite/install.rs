@@ -38,10 +38,24 @@ fn install() -> Result<(), Failed> {
         "usr/lib/pkgconfig/rsasync.pc".to_owned(),
     ];
     let library = format!("usr/lib/librsasync.so.{version}");
+    let of_command = [
+        "bin/rsasync",
+        "share/man/man1/rsasync.1",
+        "share/man/man1/rsasync-run.1",
+        "share/man/man1/rsasync-check.1",
+        "share/man/man1/rsasync-status.1",
+        "share/man/man1/rsasync-jobs.1",
+        "share/bash-completion/completions/rsasync",
+        "share/zsh/site-functions/_rsasync",
+        "share/fish/vendor_completions.d/rsasync.fish",
+    ];
+    let of_command = of_command.map(|file| format!("usr/{file}"));
+    let debugger = format!("usr/share/gdb/auto-load/{library}-gdb.py");
     let wanted = headers
         .iter()
         .chain(&libraries)
-        .chain([&library])
+        .chain([&library, &debugger])
+        .chain(&of_command)
         .cloned()
         .collect::<BTreeSet<_>>();
     let installed = stdout_of(

@@ -141,6 +141,9 @@ fn read_below(
         let path = entry?.path();
         let name = path.file_name().ok_or("a path without a name")?;
         let name = format!("{prefix}{}", name.display());
+        if path.join("Cargo.toml").exists() {
+            continue; // the command, a package of its own
+        }
         if path.is_dir() {
             read_below(&path, &format!("{name}/"), texts)?;
         } else if name.ends_with(".rs") {

@@ -2,6 +2,7 @@
 //! `make test FLAGS=NAME` runs those whose names contain NAME.
 
 mod build;
+mod command;
 mod cost;
 mod differences;
 mod endurance;
@@ -9,11 +10,13 @@ mod exports;
 mod faults;
 mod fuzz;
 mod gdb;
+mod gdb_jobs;
 mod handlers;
 mod headers;
 mod install;
 mod layers;
 mod plain_switch;
+mod probes;
 mod sanitizer_bugs;
 mod servers;
 mod unwinding;
@@ -40,7 +43,10 @@ fn main() {
     trials.extend(faults::trials());
     trials.extend(cost::trials());
     trials.extend(sanitizer_bugs::trials());
+    trials.extend(command::trials());
     trials.extend(gdb::trials());
+    trials.extend(gdb_jobs::trials());
+    trials.extend(probes::trials());
     trials.extend(handlers::trials());
     trials.extend(valgrind::trials());
     trials.extend(servers::trials());

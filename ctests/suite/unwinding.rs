@@ -42,11 +42,11 @@ fn library_with_frame_pointers() -> Result<&'static Path, Failed> {
     })
 }
 
-/// Stops before each jump to `jump_fcontext` that programs/backtraces.c comes to, and goes on from
+/// Stops before each switch that programs/backtraces.c comes to, and goes on from
 /// there instruction by instruction to the other side. All frames have names, and the outermost
 /// ones are `main`, a job's trampoline, or the crate's two functions.
 fn backtraces_at_each_instruction() -> Result<(), Failed> {
-    const INSTRUCTIONS: usize = 40;
+    const INSTRUCTIONS: usize = 30;
     const LEAST_BACKTRACES: usize = 300;
     let mut script = String::from("set pagination off\nbreak main\nrun\ndelete\n");
     for offset in offsets_of_jumps()? {
@@ -67,11 +67,7 @@ fn backtraces_at_each_instruction() -> Result<(), Failed> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("script");
     fs::write(&file, script)?;
-    let mut debugger = command("gdb", 120);
-    debugger.args(["-nx", "-batch"]);
-    for setting in ["startup-with-shell off", "debuginfod enabled off"] {
-        debugger.args(["-iex", &format!("set {setting}")]);
-    }
+    let mut debugger = gdb::gdb();
     debugger.arg("-x").arg(&file).arg("--args");
     let said = stdout_of(debugger.arg(gdb::program()?).arg("backtraces"))?;
 
@@ -103,8 +99,8 @@ fn backtraces_at_each_instruction() -> Result<(), Failed> {
     expect(ended, format!("{} backtraces in\n{said}", backtraces.len()))
 }
 
-/// Where the library jumps to `jump_fcontext` or to what jumps there, relative to
-/// `ASYNC_start_job`, in bytes.
+/// Where the library jumps to `jump_fcontext`, to what jumps there, or to a job's trampoline, and
+/// where that one goes back to the dispatcher; relative to `ASYNC_start_job`, in bytes.
 fn offsets_of_jumps() -> Result<Vec<i64>, Failed> {
     let code = stdout_of(command("objdump", 60).arg("-d").arg(shared_library()))?;
     let address = |text: &str| i64::from_str_radix(text.trim(), 16).ok();
@@ -113,8 +109,9 @@ fn offsets_of_jumps() -> Result<Vec<i64>, Failed> {
         .find_map(|line| address(line.strip_suffix(" <ASYNC_start_job>:")?))
         .ok_or("no ASYNC_start_job")?;
     let is_jump = |line: &&str| {
-        let targets = ["<jump_fcontext>", "push_rax_and_jump"];
+        let targets = ["<jump_fcontext>", "push_rax_and_jump", "10trampoline17"];
         line.contains("jmp ") && targets.iter().any(|target| line.contains(target))
+            || line.ends_with("mov    (%rbx),%rsp")
     };
     let jumps = code.lines().filter(is_jump);
     let offsets: Vec<_> = jumps

@@ -12,12 +12,13 @@ use crate::c_types::{
     ASYNC_ERR, ASYNC_FINISH, ASYNC_JOB, ASYNC_NO_JOBS, ASYNC_PAUSE, ASYNC_WAIT_CTX,
     ASYNC_callback_fn, ASYNC_stack_alloc_fn, ASYNC_stack_free_fn, OSSL_ASYNC_FD,
 };
-use crate::error::{Error, set_last_message};
+use crate::error::{Error, NoJob, last_message, note_no_job, note_refusal};
 use crate::job::job::{Args, Handle};
 use crate::job::switching::{self, Outcome};
 use crate::job::thread::Thread;
 use crate::openssl::{error_queue, libcrypto};
 use crate::stack::mem_functions;
+use crate::sys::probes::probe;
 use crate::wait_ctx::wait_ctx::{FdList, WaitCtx};
 
 // ---- threads and their pools ---------------------------------------------------------
@@ -156,7 +157,7 @@ pub unsafe extern "C" fn ASYNC_start_job(
                 ASYNC_PAUSE
             }
             Outcome::NoJobs(why) => {
-                set_last_message(why);
+                no_jobs(why);
                 ASYNC_NO_JOBS
             }
         })
@@ -486,7 +487,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_callback(
         }
         Err(error) => {
             // libcrypto refuses this one, too, and queues nothing.
-            set_last_message(error.text);
+            note_refusal(error);
             0
         }
     }
@@ -581,9 +582,21 @@ fn or_refuse<T>(function: &'static CStr, refused: T, body: impl FnOnce() -> Resu
 }
 
 #[cold]
+#[inline(never)]
 fn refuse(function: &'static CStr, error: Error) {
-    set_last_message(error.text);
+    note_refusal(error);
+    probe!("refuse", function.as_ptr(), error.text.as_ptr());
     error_queue::push(error, function);
+}
+
+#[cold]
+fn no_jobs(why: NoJob) {
+    note_no_job(why);
+    probe!(
+        "refuse",
+        c"ASYNC_start_job".as_ptr(),
+        last_message().as_ptr()
+    );
 }
 
 /// # Safety

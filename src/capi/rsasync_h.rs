@@ -3,12 +3,17 @@
 
 use std::ffi::{CStr, c_char};
 use std::mem;
+use std::process;
+use std::sync::atomic::Ordering::Relaxed;
 
-use crate::error;
-use crate::job::pool;
-use crate::job::thread::Thread;
+use crate::error::{self, NoJob, Reason};
+use crate::job::census::Census;
+use crate::job::thread::{self, Thread};
+use crate::job::{orphans, pool, record};
 use crate::stack::stack;
+use crate::sys::env;
 use crate::sys::stderr;
+use crate::sys::syscall_guard::SyscallGuard;
 
 /// What RSASYNC_get_stats() tells of the whole process. Later versions may add members at the
 /// end.
@@ -24,6 +29,48 @@ pub struct rsasync_stats {
     /// Jobs that were left paused or running by threads which ended, since the process began.
     /// They can't be resumed, and their stacks stay.
     pub jobs_abandoned: u64,
+    /// Jobs that run, or wait for one that they started.
+    pub jobs_running: u64,
+    /// Jobs that are paused, orphaned and abandoned ones included.
+    pub jobs_paused: u64,
+    /// Those of them whose wait context was freed: probably nobody will resume them.
+    pub jobs_orphaned: u64,
+    /// Jobs in pools, ready to be started.
+    pub jobs_idle: u64,
+    /// How often jobs were started since the process began, ...
+    pub starts: u64,
+    /// ... paused, ...
+    pub pauses: u64,
+    /// ... resumed, ...
+    pub resumes: u64,
+    /// ... and finished.
+    pub finishes: u64,
+    /// Calls refused because init_size was above max_size.
+    pub refused_pool_size: u64,
+    /// Calls refused because a pointer was NULL.
+    pub refused_null: u64,
+    /// Calls refused because there was no memory.
+    pub refused_memory: u64,
+    /// Calls refused because of the job's thread or state, or because its handle is stale.
+    pub refused_state: u64,
+    /// Starts that got ASYNC_NO_JOBS because of the limit of ASYNC_init_thread().
+    pub no_jobs_limit: u64,
+    /// Starts that got ASYNC_NO_JOBS because there was no memory for a stack.
+    pub no_jobs_memory: u64,
+    /// Orphans that were destroyed, because RSASYNC_RECLAIM_ORPHANS asks for it.
+    pub orphans_reclaimed: u64,
+    /// Stacks made since the process began.
+    pub stacks_made: u64,
+    /// The most stacks that existed together.
+    pub stacks_peak: u64,
+    /// Bytes of a stack that a job can use; of stacks from a program's own allocator it is asked
+    /// for 32 KiB where RSASYNC_STACK_SIZE is not set.
+    pub stack_bytes: u64,
+    /// The most bytes of a stack that a job has used, as far as that can still be seen. Stacks from
+    /// a program's own allocator don't count.
+    pub stack_deepest_bytes: u64,
+    /// Bytes of the stacks that are in memory now, without those from a program's own allocator.
+    pub stack_resident_bytes: u64,
 }
 
 const VERSION: &CStr =
@@ -53,18 +100,52 @@ pub extern "C" fn RSASYNC_version() -> *const c_char {
 /// sizeof(*stats). A program that was built with another version of this header gets the
 /// members that both know; the rest of its structure is set to 0. Any thread may call it.
 ///
+/// If size reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
+/// microsecond for each. While other threads
+/// use jobs the counts may be of slightly different moments. Where the address space is limited
+/// (RLIMIT_AS), or all memory is locked (MCL_FUTURE), the bytes of stacks in use are not counted.
+///
 /// # Safety
 /// `stats` may be written for `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usize) {
-    let counts = stack::counts();
     if stats.is_null() {
         return;
     }
+    let _guard = SyscallGuard::new();
+    let wants_jobs = size > mem::offset_of!(rsasync_stats, jobs_running);
+    let jobs = match wants_jobs {
+        true => Census::of_jobs_and_stacks(),
+        false => Census::default(),
+    };
+    let stacks = stack::counts();
+    let [starts, pauses, resumes, finishes] = record::totals();
+    let refused = |reason: Reason| error::REFUSALS[reason as usize].load(Relaxed);
+    let no_jobs = |why: NoJob| error::NO_JOBS[why as usize].load(Relaxed);
     let now = rsasync_stats {
-        stacks_in_use: counts.in_use,
-        stacks_unguarded: counts.unguarded,
-        jobs_abandoned: pool::jobs_abandoned(),
+        stacks_in_use: stacks.in_use,
+        stacks_unguarded: stacks.unguarded,
+        jobs_abandoned: pool::ABANDONED.load(Relaxed),
+        jobs_running: jobs.running,
+        jobs_paused: jobs.paused,
+        jobs_orphaned: jobs.orphaned,
+        jobs_idle: jobs.idle,
+        starts,
+        pauses,
+        resumes,
+        finishes,
+        refused_pool_size: refused(Reason::InvalidPoolSize),
+        refused_null: refused(Reason::PassedNullParameter),
+        refused_memory: refused(Reason::NoMemory),
+        refused_state: refused(Reason::ShouldNotHaveBeenCalled),
+        no_jobs_limit: no_jobs(NoJob::Limit),
+        no_jobs_memory: no_jobs(NoJob::NoMemory),
+        orphans_reclaimed: orphans::RECLAIMED.load(Relaxed),
+        stacks_made: stacks.made,
+        stacks_peak: stacks.peak,
+        stack_bytes: env::options().stack_bytes() as u64,
+        stack_deepest_bytes: jobs.deepest_bytes.max(stacks.deepest_bytes),
+        stack_resident_bytes: jobs.resident_bytes,
     };
     // SAFETY: the caller's promise; nothing is written behind `size`.
     unsafe {
@@ -93,15 +174,32 @@ pub extern "C" fn RSASYNC_trim_thread() -> usize {
     Thread::with(|thread| thread.pool.destroy_idle_counted())
 }
 
-/// The line that RSASYNC_STATS asks for.
+unsafe extern "C" {
+    static program_invocation_short_name: *const c_char;
+}
+
+/// The line that RSASYNC_STATS asks for. A process whose threads have made no job and no wait
+/// context, such as a helper of a shell script, is silent.
 pub fn print_stats() {
-    let counts = stack::counts();
+    if !thread::any_was_registered() {
+        return;
+    }
+    let (jobs, stacks) = (Census::of_jobs(), stack::counts());
+    // SAFETY: the C library has set it, to a string that stays.
+    let program = unsafe { CStr::from_ptr(program_invocation_short_name) };
     stderr::print(format_args!(
-        "rsasync {}: {} stacks made; at the end {} in use, {} without a guard, {} jobs abandoned\n",
+        "rsasync {} {}[{}]: {} jobs made, {} at most together; at the end {} idle, {} running, \
+         {} paused, {} of them orphaned, {} abandoned; {} stacks without a guard\n",
         env!("CARGO_PKG_VERSION"),
-        counts.made,
-        counts.in_use,
-        counts.unguarded,
-        pool::jobs_abandoned(),
+        program.to_bytes().escape_ascii(),
+        process::id(),
+        stacks.made,
+        stacks.peak,
+        jobs.idle,
+        jobs.running,
+        jobs.paused,
+        jobs.orphaned,
+        pool::ABANDONED.load(Relaxed),
+        stacks.unguarded,
     ));
 }

@@ -6,11 +6,10 @@
 //!
 //! ```text
 //!   dispatcher            suspended            job
-//!   prepare               trampoline
-//!   switch  ----------->  dispatcher  ------>  trampoline calls func
+//!   begin   ----------->  dispatcher  ------>  func is called
 //!                         job         <------  switch              (a pause)
 //!   switch  ----------->  dispatcher  ------>  goes on
-//!                         job         <------  func returns        (the end)
+//!                         (none)      <------  func returns        (the end)
 //! ```
 
 use std::cell::Cell;
@@ -33,8 +32,9 @@ pub type Func = unsafe extern "C" fn(args: *mut c_void) -> c_int;
 pub struct Fibre {
     /// Saved context of the suspended side; None while a switch is in flight.
     suspended: Cell<Option<Context>>,
-    /// What `func` has returned.
-    result: Cell<Option<c_int>>,
+    /// Whether `func` has returned, and what.
+    has_returned: Cell<u32>,
+    result: Cell<c_int>,
     func: Cell<Option<Func>>,
     args: Cell<*mut c_void>,
     /// What the sanitizers know of the suspended side.
@@ -47,41 +47,77 @@ const _: () = assert!(mem::size_of::<Option<Context>>() == mem::size_of::<usize>
 impl Fibre {
     /// Bytes at the beginning that every switch uses; the first one uses more.
     pub const HOT_BYTES: usize = mem::offset_of!(Self, func);
-    /// `prepare` writes less than this below the end of the frames, in bytes.
+    pub const SUSPENDED_OFFSET: usize = mem::offset_of!(Self, suspended);
+    pub const FUNC_OFFSET: usize = mem::offset_of!(Self, func);
+    /// `begin` writes less than this below the end of the frames, in bytes.
     pub const FIRST_FRAME_BYTES: usize = 192;
 
     pub const fn new() -> Self {
         Self {
             suspended: Cell::new(None),
-            result: Cell::new(None),
+            has_returned: Cell::new(0),
+            result: Cell::new(0),
             func: Cell::new(None),
             args: Cell::new(ptr::null_mut()),
             sanitizer: sanitizer::Suspended::new(),
         }
     }
 
-    /// Has the next switch call `func`, its frames in these addresses, with the rounding modes and
-    /// exception masks that the caller has now. `whole` tells where the frames are and what else
-    /// belongs to the fibre.
+    /// What the next [`Fibre::begin`] calls.
+    #[inline]
+    pub fn set_func(&self, func: Func, args: *mut c_void) {
+        self.func.set(Some(func));
+        self.args.set(args);
+    }
+
+    /// Calls `func`, its frames in these addresses, with the rounding modes and exception masks that
+    /// the caller has now; returns at its first switch, or when it has returned. `whole` tells where
+    /// the frames are and what else belongs to the fibre.
     ///
     /// # Safety
     /// The memory can be written, is large enough, and is used for nothing else until `func` has
     /// returned. The fibre stays in its place until then. `args` is what `func` expects.
-    #[inline]
-    pub unsafe fn prepare(
-        &self,
-        frames: Range<usize>,
-        whole: impl FnOnce() -> Range<usize>,
-        func: Func,
-        args: *mut c_void,
-    ) {
-        self.func.set(Some(func));
-        self.args.set(args);
-        let mut entry: ContextFn = trampoline;
-        if sanitizer::is_present() {
-            self.sanitizer.begin(whole());
-            entry = trampoline_instrumented;
+    #[inline(always)]
+    pub unsafe fn begin(&self, frames: Range<usize>, whole: impl FnOnce() -> Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if sanitizer::is_present() {
+                self.begin_instrumented(frames, whole());
+            } else {
+                self.begin_plain(frames);
+            }
         }
+    }
+
+    #[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
+    #[inline(always)]
+    unsafe fn begin_plain(&self, frames: Range<usize>) {
+        // SAFETY: the caller's promise.
+        let from = unsafe { enter(self, frames.end & !15) };
+        self.suspended.set(from);
+    }
+
+    #[cfg(not(all(target_arch = "x86_64", not(rsasync_plain_switch))))]
+    #[inline(always)]
+    unsafe fn begin_plain(&self, frames: Range<usize>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.make_context(frames, trampoline);
+            self.swap();
+        }
+    }
+
+    #[cold]
+    unsafe fn begin_instrumented(&self, frames: Range<usize>, whole: Range<usize>) {
+        self.sanitizer.begin(whole);
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.make_context(frames, trampoline_instrumented);
+            self.switch_instrumented();
+        }
+    }
+
+    unsafe fn make_context(&self, frames: Range<usize>, entry: ContextFn) {
         let bottom = ptr::with_exposed_provenance_mut(frames.start);
         let top = ptr::with_exposed_provenance_mut(frames.end);
         // SAFETY: the caller gives the memory; the trampolines never return, as a ContextFn must.
@@ -111,7 +147,7 @@ impl Fibre {
         let fake_stack = self.sanitizer.start_switch(false);
         // SAFETY: the caller's promise.
         unsafe { self.swap() };
-        let has_ended = self.result.get().is_some();
+        let has_ended = self.has_returned.get() != 0;
         self.sanitizer.finish_switch(fake_stack, has_ended);
     }
 
@@ -130,15 +166,30 @@ impl Fibre {
         self.sanitizer.finish_switch(FakeStack::NONE, false);
     }
 
+    /// The lowest address that the suspended side uses: its stack pointer, and what a function may
+    /// use below that (the red zone).
+    pub fn lowest_in_use(&self) -> Option<usize> {
+        const RED_ZONE_BYTES: usize = 128;
+        // SAFETY: a context is a pointer (`repr(C)`), to where the switch has put the registers.
+        let context = unsafe { *self.suspended.as_ptr().cast::<usize>() };
+        context.checked_sub(RED_ZONE_BYTES)
+    }
+
+    /// The address of what the fibre runs; 0 before its first run.
+    pub fn func_address(&self) -> usize {
+        self.func.get().map_or(0, |func| func as usize)
+    }
+
     /// What `func` returned, once, if it did.
     #[inline]
     pub fn take_result(&self) -> Option<c_int> {
-        self.result.take()
+        (self.has_returned.replace(0) != 0).then(|| self.result.get())
     }
 
     /// What the trampoline does when `func` has returned: switches to the dispatcher for good.
     extern "C" fn end(&self, result: c_int) -> ! {
-        self.result.set(Some(result));
+        self.result.set(result);
+        self.has_returned.set(1);
         if sanitizer::is_present() {
             self.sanitizer.start_switch(true);
         }
@@ -196,6 +247,108 @@ extern "C" fn push_rax_and_jump() {
         "jmp {jump_fcontext}", // where walks of the stack end
         ".cfi_endproc",
         jump_fcontext = sym jump_fcontext,
+    )
+}
+
+/// Calls the fibre's function on a new stack; returns the context of the job at its first pause, or
+/// None when the function has returned.
+///
+/// The crate's way costs more: `make_fcontext` writes a frame for the first jump to load, and the
+/// last jump saves one that nobody will load. To save MXCSR alone takes 4.5 ns on some processors.
+#[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
+#[inline(always)]
+unsafe fn enter(fibre: &Fibre, top: usize) -> Option<Context> {
+    let from: *const c_void;
+    // SAFETY: as in `jump`.
+    unsafe {
+        std::arch::asm!(
+            "lea rax, [rip + 2f]", // where the first switch back comes, and the end
+            "jmp {trampoline}",
+            "2:",
+            trampoline = sym trampoline,
+            inout("rdi") ptr::from_ref(fibre) => _,
+            inout("rsi") top => _,
+            lateout("rax") from,
+            clobber_abi("C"),
+        );
+        mem::transmute::<*const c_void, Option<Context>>(from)
+    }
+}
+
+/// The two ends of a job. At the beginning it leaves on the dispatcher's stack the frame that
+/// `jump_fcontext` would leave there; at the end it loads that of the last dispatcher.
+///
+/// ```text
+///   low                                                        high
+///    | MXCSR, x87 | r12 | r13 | r14 | r15 | rbx | rbp | return address |
+///    ^ the context
+/// ```
+///
+/// A debugger or `pthread_exit` may unwind at any instruction, so each has its unwind information.
+#[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
+#[unsafe(naked)]
+extern "C" fn trampoline() {
+    std::arch::naked_asm!(
+        ".cfi_startproc",
+        ".cfi_personality 0x9b, rsasync_personality", // 0x9b: indirect, relative, 4 bytes
+        ".cfi_def_cfa rsp, 0",                        // no call has pushed anything yet
+        ".cfi_register rip, rax",                     // the caller goes on where rax says
+        "push rax",
+        ".cfi_def_cfa_offset 8",
+        ".cfi_offset rip, -8",
+        "sub rsp, 0x38",
+        ".cfi_adjust_cfa_offset 0x38",
+        "stmxcsr [rsp]",
+        "fnstcw [rsp + 4]",
+        "mov [rsp + 0x08], r12",
+        "mov [rsp + 0x10], r13",
+        "mov [rsp + 0x18], r14",
+        "mov [rsp + 0x20], r15",
+        "mov [rsp + 0x28], rbx",
+        "mov [rsp + 0x30], rbp",
+        "mov [rdi + {suspended}], rsp", // the dispatcher's context
+        "mov rsp, rsi",
+        ".cfi_undefined rip", // the job's outermost frame: no caller
+        "mov rbx, rdi",       // the Fibre, which func keeps
+        "mov rdi, [rbx + {args}]",
+        "call [rbx + {func}]",
+        "mov [rbx + {result}], eax",
+        "mov dword ptr [rbx + {has_returned}], 1",
+        "mov rsp, [rbx + {suspended}]",
+        ".cfi_def_cfa rsp, 0x40", // back in the dispatcher
+        ".cfi_offset rip, -0x08",
+        ".cfi_offset rbp, -0x10",
+        ".cfi_offset rbx, -0x18",
+        ".cfi_offset r15, -0x20",
+        ".cfi_offset r14, -0x28",
+        ".cfi_offset r13, -0x30",
+        ".cfi_offset r12, -0x38",
+        "ldmxcsr [rsp]",
+        "fldcw [rsp + 4]",
+        "mov r12, [rsp + 0x08]",
+        "mov r13, [rsp + 0x10]",
+        "mov r14, [rsp + 0x18]",
+        "mov r15, [rsp + 0x20]",
+        "mov rbx, [rsp + 0x28]",
+        "mov rbp, [rsp + 0x30]",
+        "mov rcx, [rsp + 0x38]",
+        "xor eax, eax", // no context: nobody comes back here
+        "add rsp, 0x40",
+        ".cfi_def_cfa rsp, 0",
+        ".cfi_register rip, rcx",
+        ".cfi_same_value rbp",
+        ".cfi_same_value rbx",
+        ".cfi_same_value r15",
+        ".cfi_same_value r14",
+        ".cfi_same_value r13",
+        ".cfi_same_value r12",
+        "jmp rcx", // as `jump_fcontext` leaves
+        ".cfi_endproc",
+        suspended = const mem::offset_of!(Fibre, suspended),
+        args = const mem::offset_of!(Fibre, args),
+        func = const mem::offset_of!(Fibre, func),
+        result = const mem::offset_of!(Fibre, result),
+        has_returned = const mem::offset_of!(Fibre, has_returned),
     )
 }
 
@@ -275,7 +428,7 @@ macro_rules! trampoline {
         }
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", rsasync_plain_switch))]
 trampoline!(trampoline);
 #[cfg(target_arch = "x86_64")]
 trampoline!(

@@ -30,7 +30,7 @@ use std::mem;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{
-    AtomicU64, AtomicUsize,
+    AtomicU8, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
@@ -39,6 +39,7 @@ use crate::error::{Error, Reason};
 use crate::fibre::fibre::{Fibre, Func};
 use crate::openssl::default_context::SavedLibCtx;
 use crate::stack::stack::{OWNER_BYTES, Stack};
+use crate::sys::env;
 use crate::sys::syscall_guard::SyscallGuard;
 use crate::wait_ctx::wait_ctx::WaitCtx;
 use crate::wait_ctx::weak::WeakWaitCtx;
@@ -53,11 +54,21 @@ impl ThreadId {
     /// No thread has this one.
     pub const NONE: Self = Self(0);
 
+    /// The number itself, never 0.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+
     pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Relaxed))
+        Self(LAST_THREAD_ID.fetch_add(1, Relaxed) + 1)
+    }
+
+    pub fn any_was_given() -> bool {
+        LAST_THREAD_ID.load(Relaxed) != 0
     }
 }
+
+static LAST_THREAD_ID: AtomicU64 = AtomicU64::new(0);
 
 /// The time since a thread's limit was set last. Jobs that were made before and join the pool
 /// when they finish don't count against the new limit, as in libcrypto.
@@ -92,6 +103,7 @@ impl Args {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum State {
     /// In a pool.
     Idle,
@@ -100,6 +112,26 @@ pub enum State {
     /// Its thread is in it, or in a job that it started.
     Running,
     Paused,
+}
+
+/// A [`State`] that the job's thread changes and others may read.
+pub struct AtomicState(AtomicU8);
+
+impl AtomicState {
+    #[inline(always)]
+    pub fn get(&self) -> State {
+        match self.0.load(Relaxed) {
+            0 => State::Idle,
+            1 => State::Trimmed,
+            2 => State::Running,
+            _ => State::Paused,
+        }
+    }
+
+    #[inline(always)]
+    pub fn set(&self, state: State) {
+        self.0.store(state as u8, Relaxed);
+    }
 }
 
 #[repr(C, align(64))]
@@ -111,7 +143,9 @@ pub struct Job {
     owner: AtomicU64,
     /// While the job is paused: its default library contexts.
     pub lib_ctx: SavedLibCtx,
-    pub state: Cell<State>,
+    pub state: AtomicState,
+    /// How often it was switched to; an observer sees by it that the job moves.
+    pub switches: Cell<u32>,
     /// How many calls of `ASYNC_block_pause` are open.
     pub pause_blocks: Cell<u32>,
     pub fibre: Fibre,
@@ -122,13 +156,58 @@ pub struct Job {
     pub epoch: LimitEpoch,
     /// The largest copy of arguments, in bytes, that lies on the stack.
     most_args_on_stack: usize,
+    /// When this run was first seen to be an orphan, in milliseconds; 0: it was not.
+    pub orphan_seen_ms: Cell<u64>,
+    /// What a run leaves on the stack is wiped at its end.
+    is_wiped: bool,
     /// The copy of the arguments, if it is larger.
     heap_args: Cell<Option<(NonNull<u8>, Layout)>>,
     stack: Stack,
 }
 
+/// Offsets in a job, in bytes.
+#[repr(C)]
+pub struct JobLayout {
+    /// The job is in use if these bits of its handle are its address: [`JobLayout::address_mask`].
+    pub handle: usize,
+    address_mask: usize,
+    owner: usize,
+    /// A byte, a [`State`].
+    state: usize,
+    /// Four bytes each.
+    switches: usize,
+    pause_blocks: usize,
+    /// The saved stack pointer of the suspended side, where the switch has put its registers.
+    suspended: usize,
+    pub func: usize,
+    pub wait_ctx: usize,
+    wait_ctx_generation: usize,
+    frames_start: usize,
+    frames_end: usize,
+}
+
+impl Job {
+    pub const LAYOUT: JobLayout = JobLayout {
+        handle: mem::offset_of!(Self, handle),
+        address_mask: Handle::ADDRESS_MASK,
+        owner: mem::offset_of!(Self, owner),
+        state: mem::offset_of!(Self, state),
+        switches: mem::offset_of!(Self, switches),
+        pause_blocks: mem::offset_of!(Self, pause_blocks),
+        suspended: mem::offset_of!(Self, fibre) + Fibre::SUSPENDED_OFFSET,
+        func: mem::offset_of!(Self, fibre) + Fibre::FUNC_OFFSET,
+        wait_ctx: mem::offset_of!(Self, wait_ctx) + WeakWaitCtx::CTX_OFFSET,
+        wait_ctx_generation: mem::offset_of!(Self, wait_ctx) + WeakWaitCtx::GENERATION_OFFSET,
+        frames_start: mem::offset_of!(Self, stack) + Stack::FRAMES_START_OFFSET,
+        frames_end: mem::offset_of!(Self, stack) + Stack::FRAMES_END_OFFSET,
+    };
+}
+
 const _: () = assert!(mem::offset_of!(Job, fibre) + Fibre::HOT_BYTES <= 64);
 const _: () = assert!(mem::size_of::<Job>() <= OWNER_BYTES);
+
+/// Where the frames of a job begin on its stack, the highest address.
+pub struct Top(usize);
 
 /// A job that exists: in its thread's pool, or started and not finished.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -230,24 +309,34 @@ impl JobRef {
         let frames_bytes = stack.frames().len();
         let job = place.as_ptr();
         // SAFETY: the place is aligned, large enough (see the assertions above) and nobody else's,
-        // and every field is written. Other threads may read the three atomic ones meanwhile, by a
-        // stale handle; zeroed memory and what an earlier job left are valid values of them.
+        // and every field is written. Other threads may read the atomic ones meanwhile, by a
+        // stale handle or in a walk; zeroed memory and what an earlier job left are valid values of them.
         unsafe {
             (*job).owner.store(owner.0, Relaxed);
             (*job).wait_ctx.clear();
             (&raw mut (*job).lib_ctx).write(SavedLibCtx::unknown());
-            (&raw mut (*job).state).write(Cell::new(State::Idle));
+            (*job).state.set(State::Idle);
+            (&raw mut (*job).switches).write(Cell::new(0));
             (&raw mut (*job).pause_blocks).write(Cell::new(0));
             (&raw mut (*job).fibre).write(Fibre::new());
             (&raw mut (*job).next_idle).write(Cell::new(None));
             (&raw mut (*job).epoch).write(epoch);
             (&raw mut (*job).most_args_on_stack)
                 .write((frames_bytes / Self::ARGS_SHARE_OF_STACK).min(Self::MOST_ARGS_BYTES));
+            (&raw mut (*job).orphan_seen_ms).write(Cell::new(0));
+            (&raw mut (*job).is_wiped).write(env::options().wipe_stacks);
             (&raw mut (*job).heap_args).write(Cell::new(None));
             (&raw mut (*job).stack).write(stack);
             (*job).handle.store(handle, Release);
         }
         Self(place)
+    }
+
+    /// The job of this thread in this place, where a stack's owner is or was; None if there is none.
+    pub fn of_thread(thread: ThreadId, place: usize) -> Option<Self> {
+        let job = Sight::of(place)?;
+        // Only its own thread destroys a job: it goes on to exist.
+        (job.owner == thread).then_some(Self(job.place))
     }
 
     /// Ends an idle job that is in no pool: every handle of it is stale from now on. Nobody has
@@ -265,6 +354,34 @@ impl JobRef {
     }
 }
 
+/// What any thread can see of a job. It may have changed since.
+pub struct Sight {
+    place: NonNull<Job>,
+    pub owner: ThreadId,
+    pub state: State,
+    /// The job was started with a wait context, which has been freed.
+    pub is_orphaned: bool,
+}
+
+impl Sight {
+    /// Of the job in this place, where a stack's owner is or was; None if there is none.
+    pub fn of(place: usize) -> Option<Self> {
+        let job = ptr::with_exposed_provenance_mut::<Job>(place);
+        // SAFETY: the place is aligned and can be read for ever; these fields are atomic.
+        unsafe {
+            if (*job).handle.load(Acquire) & Handle::ADDRESS_MASK != place {
+                return None;
+            }
+            Some(Self {
+                place: NonNull::new(job)?,
+                owner: ThreadId((*job).owner.load(Relaxed)),
+                state: (*job).state.get(),
+                is_orphaned: (*job).wait_ctx.is_orphaned(),
+            })
+        }
+    }
+}
+
 impl Job {
     /// The handle of this run.
     #[inline]
@@ -272,32 +389,46 @@ impl Job {
         Handle(ptr::without_provenance_mut(self.handle.load(Relaxed)))
     }
 
+    pub fn stack(&self) -> &Stack {
+        &self.stack
+    }
+
     #[inline]
     pub fn is_owned_by(&self, thread: ThreadId) -> bool {
         self.owner.load(Relaxed) == thread.0
     }
 
-    /// Makes an idle job ready for its first switch.
+    /// Gives an idle job what it will run, with a copy of the arguments; returns where its frames
+    /// begin, see [`Job::begin`].
     #[inline]
-    pub fn prepare(&self, func: Func, args: Args) -> Result<(), Error> {
-        let mut frames = self.stack.frames();
+    pub fn prepare(&self, func: Func, args: Args) -> Result<Top, Error> {
+        let mut top = self.stack.frames().end;
         let mut copy = ptr::null_mut();
         if args.bytes > 0 {
             if args.bytes > self.most_args_on_stack {
                 copy = self.copy_to_heap(args)?.as_ptr();
             } else {
-                let top = frames.end;
-                frames.end = (top - args.bytes) & !15;
-                copy = ptr::with_exposed_provenance_mut(frames.end);
+                let end = top;
+                top = (end - args.bytes) & !15;
+                copy = ptr::with_exposed_provenance_mut(top);
                 self.stack
-                    .allow_writing(frames.end - Fibre::FIRST_FRAME_BYTES..top);
+                    .allow_writing(top - Fibre::FIRST_FRAME_BYTES..end);
                 // SAFETY: the stack is larger than this, and nothing of an idle job is on it.
                 unsafe { args.copy_to(copy) };
             }
         }
-        // SAFETY: the stack is this job's, which is idle; what lies above the frames stays.
-        unsafe { (self.fibre).prepare(frames, || self.stack.whole(), func, copy.cast()) };
-        Ok(())
+        self.fibre.set_func(func, copy.cast());
+        Ok(Top(top))
+    }
+
+    /// Runs a job that [`Job::prepare`] has made ready, until it pauses or ends.
+    #[inline(always)]
+    pub fn begin(&self, Top(top): Top) {
+        let frames = self.stack.frames().start..top;
+        self.stack
+            .allow_writing(top - Fibre::FIRST_FRAME_BYTES..top);
+        // SAFETY: the stack is this job's, which is idle; what lies above `top` stays.
+        unsafe { self.fibre.begin(frames, || self.stack.whole()) };
     }
 
     #[cold]
@@ -320,21 +451,30 @@ impl Job {
 
     /// Makes a job that has ended idle. Its handle becomes stale first; who sees the next run's
     /// wait context sees that, too (by the Release in [`WeakWaitCtx::set`]).
-    #[inline]
+    #[inline(always)]
     pub fn finish(&self) {
         self.handle
             .store(Handle::next(self.handle.load(Relaxed)), Relaxed);
         self.state.set(State::Idle);
         self.wait_ctx.clear();
         self.pause_blocks.set(0);
-        if self.heap_args.get().is_some() {
-            self.free_heap_args();
+        self.orphan_seen_ms.set(0);
+        if self.heap_args.get().is_some() || self.is_wiped {
+            self.remove_traces();
         }
     }
 
+    /// Wipes the stack, if that is asked for, and frees the copy of the arguments.
     #[cold]
-    fn free_heap_args(&self) {
+    fn remove_traces(&self) {
+        if self.is_wiped {
+            self.stack.wipe();
+        }
         if let Some((copy, layout)) = self.heap_args.take() {
+            if self.is_wiped {
+                // SAFETY: the copy has that many bytes, and the job that used it has ended.
+                unsafe { libc::explicit_bzero(copy.as_ptr().cast(), layout.size()) };
+            }
             // SAFETY: `copy_to_heap` allocated it with this layout.
             unsafe { alloc::dealloc(copy.as_ptr(), layout) };
         }
@@ -342,7 +482,14 @@ impl Job {
 
     /// Gives back the pages of an idle job's stack, but for the one that the job is in.
     pub fn trim(&self) {
-        self.stack.trim();
+        self.stack.trim_below(self.stack.frames().end);
         self.state.set(State::Trimmed);
+    }
+
+    /// Gives back the pages of a paused job's stack in which nothing is.
+    pub fn trim_paused(&self) {
+        if let Some(lowest) = self.fibre.lowest_in_use() {
+            self.stack.trim_below(lowest);
+        }
     }
 }

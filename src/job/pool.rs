@@ -1,10 +1,9 @@
 //! The jobs of a thread: the idle ones, the limit, making and destroying.
 
 use std::cell::Cell;
-use std::ffi::CStr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, NoJob, Reason};
 use crate::job::job::{JobRef, LimitEpoch, ThreadId};
 use crate::job::reclaim::{Reclaim, STEP_JOBS};
 use crate::stack::stack::Stack;
@@ -29,11 +28,7 @@ pub struct Pool {
 }
 
 /// Jobs left paused or running by threads that have exited; nobody can resume them.
-static ABANDONED: AtomicU64 = AtomicU64::new(0);
-
-pub fn jobs_abandoned() -> u64 {
-    ABANDONED.load(Relaxed)
-}
+pub static ABANDONED: AtomicU64 = AtomicU64::new(0);
 
 /// What is due after a job was pushed.
 pub enum Due {
@@ -87,14 +82,14 @@ impl Pool {
 
     /// A new job, idle and not in the pool, or why there can't be one.
     #[cold]
-    pub fn make(&self, owner: ThreadId) -> Result<JobRef, &'static CStr> {
+    pub fn make(&self, owner: ThreadId) -> Result<JobRef, NoJob> {
         if self.limit.get() != 0 && self.made.get() >= self.limit.get() {
-            return Err(c"the thread has as many jobs as ASYNC_init_thread allowed; let one finish, then try again");
+            return Err(NoJob::Limit);
         }
         self.made.set(self.made.get() + 1); // before: the program's own function may start a job
         let Some(stack) = Stack::new() else {
             self.made.set(self.made.get() - 1);
-            return Err(c"no memory for another stack; let a job finish, then try again");
+            return Err(NoJob::NoMemory);
         };
         self.existing.set(self.existing.get() + 1);
         if self.is_closed.get() {
@@ -105,7 +100,7 @@ impl Pool {
 
     /// Destroys an idle job that is not in the pool. Its stack is left.
     #[cold]
-    fn destroy(&self, job: JobRef) -> Stack {
+    pub fn destroy(&self, job: JobRef) -> Stack {
         if job.epoch == self.epoch.get() {
             self.made.set(self.made.get() - 1);
         }

@@ -7,23 +7,31 @@
 //!   pause                        ... | switch back | marks cleared
 //! ```
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, NoJob, Reason};
 use crate::fibre::fibre::Func;
-use crate::job::job::{Args, Handle, JobRef, State};
+use crate::job::job::{Args, Handle, Job, JobRef, State};
 use crate::job::pool::Due;
 use crate::job::thread::Thread;
 use crate::openssl::default_context::SavedLibCtx;
 use crate::openssl::discover;
+use crate::sys::probes::probe;
 use crate::wait_ctx::wait_ctx::WaitCtx;
 
 /// How a call that started or resumed a job ended.
 pub enum Outcome {
     /// No job could be had, for this reason. It is no error: it may be tried again.
-    NoJobs(&'static CStr),
+    NoJobs(NoJob),
     Paused(Handle),
     Finished(c_int),
+}
+
+/// A probe with the handle of a job, its wait context and its function.
+macro_rules! probe_job {
+    ($name:literal, $job:expr) => {
+        probe!($name, [&raw const *$job; Job::LAYOUT.handle, Job::LAYOUT.wait_ctx, Job::LAYOUT.func])
+    };
 }
 
 /// Starts a job that runs `func` on a copy of `args`.
@@ -36,19 +44,24 @@ pub fn start(
 ) -> Result<Outcome, Error> {
     let job = match thread.pool.pop() {
         Some(job) => job,
-        None => match thread.pool.make(thread.id()) {
+        None => match make(thread) {
             Ok(job) => job,
             Err(why) => return Ok(Outcome::NoJobs(why)),
         },
     };
-    if let Err(error) = job.prepare(func, args) {
-        release(thread, job);
-        return Err(error);
-    }
+    let top = match job.prepare(func, args) {
+        Ok(top) => top,
+        Err(error) => {
+            release(thread, job);
+            return Err(error);
+        }
+    };
     job.wait_ctx.set(wait_ctx);
+    thread.counts().starts.increment();
+    probe_job!("start", job);
     discover_if_due();
     let callers = SavedLibCtx::of_thread();
-    Ok(switch_in(thread, job, callers))
+    Ok(switch_in(thread, job, callers, || job.begin(top)))
 }
 
 /// Resumes a paused job.
@@ -59,27 +72,34 @@ pub fn resume(thread: &Thread, handle: Handle) -> Result<Outcome, Error> {
     let Some(job) = handle.job().filter(is_resumable) else {
         return Err(why_not_resumed(thread, handle));
     };
+    thread.counts().resumes.increment();
+    probe_job!("resume", job);
     discover_if_due();
     let callers = job.lib_ctx.swap_with_thread();
-    Ok(switch_in(thread, job, callers))
+    // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
+    let go_on = || unsafe { job.fibre.switch() };
+    Ok(switch_in(thread, job, callers, go_on))
 }
 
 /// Runs the job until it pauses or ends. `callers` is the thread's default library context
 /// outside the job.
 #[inline(always)]
-fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx) -> Outcome {
+fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx, switch: impl FnOnce()) -> Outcome {
     job.state.set(State::Running);
+    job.switches.set(job.switches.get().wrapping_add(1));
     let starter = thread.current.replace(Some(job));
-    // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
-    unsafe { job.fibre.switch() };
+    switch();
     thread.current.set(starter);
     discover_if_due();
     job.lib_ctx.save_and_restore(callers);
     let Some(result) = job.fibre.take_result() else {
         job.state.set(State::Paused);
+        thread.counts().pauses.increment();
         return Outcome::Paused(job.handle());
     };
+    probe_job!("finish", job);
     job.finish();
+    thread.counts().finishes.increment();
     release(thread, job);
     Outcome::Finished(result)
 }
@@ -93,6 +113,7 @@ pub fn pause(thread: &Thread) {
     if job.pause_blocks.get() > 0 {
         return;
     }
+    probe_job!("pause", job);
     // SAFETY: the job runs, so its dispatcher is suspended, on this thread.
     unsafe { job.fibre.switch() };
     if let Some(ctx) = job.wait_ctx.get() {
@@ -117,12 +138,23 @@ fn discover_if_due() {
     }
 }
 
+/// A new job. A thread whose jobs never finish, because their clients go away, comes here only: so
+/// this looks for orphans, too, and one whose time has come makes room under the thread's limit.
+#[cold]
+fn make(thread: &Thread) -> Result<JobRef, NoJob> {
+    thread.orphans.begin_pass();
+    thread.orphans.step(thread.id(), &thread.pool);
+    thread.pool.make(thread.id())
+}
+
 #[cold]
 fn house_keeping(thread: &Thread, due: Due) {
     if matches!(due, Due::Period) {
         discover::poll(); // it may run jobs, so nothing of the pool is in hand
+        thread.orphans.begin_pass();
     }
     thread.pool.reclaim(due);
+    thread.orphans.step(thread.id(), &thread.pool);
 }
 
 #[cold]

@@ -11,9 +11,13 @@ use std::mem;
 use std::ptr;
 
 use crate::job::job::{JobRef, ThreadId};
+use crate::job::orphans::Orphans;
 use crate::job::pool::Pool;
+use crate::job::record::{self, Counts, ThreadRecord};
+use crate::sys::env;
 use crate::sys::mutex::ForkSafeMutex;
 use crate::sys::sanitizer;
+use crate::sys::signal_stack;
 use crate::sys::syscall_guard::SyscallGuard;
 use crate::wait_ctx::free_list::FreeList;
 
@@ -22,8 +26,13 @@ pub struct Thread {
     /// The innermost job that runs on this thread.
     pub current: Cell<Option<JobRef>>,
     pub pool: Pool,
+    pub orphans: Orphans,
     pub wait_contexts: FreeList,
     id: Cell<ThreadId>,
+    /// Where it counts what it does; None until it is registered.
+    record: Cell<Option<&'static ThreadRecord>>,
+    /// The stack for signal handlers, where `overflow.rs` needs one and the thread had none.
+    signal_stack: Cell<*mut c_void>,
     /// ThreadSanitizer's fiber of this thread outside jobs.
     tsan_fiber: Cell<*mut c_void>,
 }
@@ -104,10 +113,15 @@ impl Thread {
 
     #[cold]
     fn register(&self) {
-        self.id.set(ThreadId::new());
-        self.wait_contexts.open();
-        self.tsan_fiber.set(sanitizer::current_fiber());
         let _guard = SyscallGuard::new(); // the C library may allocate
+        let id = ThreadId::new();
+        self.id.set(id);
+        self.record.set(Some(ThreadRecord::open(id)));
+        self.wait_contexts.open();
+        if env::options().report_overflow {
+            self.signal_stack.set(signal_stack::open());
+        }
+        self.tsan_fiber.set(sanitizer::current_fiber());
         let is_registered = exit_key().is_some_and(|key| {
             // SAFETY: the key is ours; its destructor gets the value of its own thread, whose
             // memory outlives all destructors.
@@ -121,6 +135,12 @@ impl Thread {
     #[inline]
     pub fn id(&self) -> ThreadId {
         self.id.get()
+    }
+
+    /// Where this thread counts what it does.
+    #[inline(always)]
+    pub fn counts(&self) -> &'static Counts {
+        &self.record.get().unwrap_or(&record::OTHERS).counts
     }
 
     /// Destroys the idle jobs and forgets the limit. Paused and running jobs stay.
@@ -141,7 +161,16 @@ impl Thread {
         self.clean_up();
         self.pool.close();
         self.wait_contexts.close();
+        if let Some(record) = self.record.take() {
+            record.close();
+        }
+        signal_stack::close(self.signal_stack.replace(ptr::null_mut()));
     }
+}
+
+/// Whether some thread of the process has made a job or a wait context, or set its limit.
+pub fn any_was_registered() -> bool {
+    ThreadId::any_was_given()
 }
 
 /// The key whose destructor runs when a thread exits, if one could be had.
@@ -164,6 +193,11 @@ fn exit_key() -> Option<libc::pthread_key_t> {
 /// Makes the key as early as possible: there may be only so many.
 pub fn on_load() {
     exit_key();
+}
+
+/// The other threads of the parent are gone, and their records with them.
+pub fn after_fork_in_child() {
+    Thread::with(|thread| record::after_fork_in_child(thread.id()));
 }
 
 // The address of `personality`, where the unwind information of the trampolines in

@@ -18,14 +18,14 @@
 use std::ffi::c_long;
 use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use crate::stack::valgrind;
 use crate::sys::limits::page_bytes;
 use crate::sys::slots::{Content, Slot, SlotPool};
 
 /// Bytes of a guard: 16 pages of 4 KiB, one of 64 KiB. Frames up to this size can't jump over it.
-const GUARD_BYTES: usize = 64 << 10;
+pub const GUARD_BYTES: usize = 64 << 10;
 const _: () = assert!(
     GUARD_BYTES.is_multiple_of(64 << 10),
     "whole pages, of any size"
@@ -33,6 +33,54 @@ const _: () = assert!(
 /// Bytes that a slot has beside the guard and the stack's size, for what the owner has at the top:
 /// the job (256), a copy of arguments (1,024 at most), the first frames.
 const TOP_BYTES: usize = 4 << 10;
+
+/// How much of a stack has been used.
+#[derive(Clone, Copy, Default)]
+pub struct Usage {
+    /// Bytes of the pages in memory.
+    pub resident_bytes: usize,
+    /// The address of the lowest word that is not zero, if there is one. On valgrind there is none:
+    /// it would report the search.
+    pub lowest: Option<usize>,
+}
+
+impl Usage {
+    /// Of a stack in these addresses, which can be read.
+    pub fn of(stack: Range<usize>) -> Self {
+        let mut usage = Self::default();
+        let mut pages = [0; 64];
+        for start in stack.clone().step_by(pages.len() * page_bytes()) {
+            let count = pages.len().min((stack.end - start) / page_bytes());
+            let first = ptr::with_exposed_provenance_mut(start);
+            // SAFETY: there is room for the answer of each page.
+            if unsafe { libc::mincore(first, count * page_bytes(), pages.as_mut_ptr()) } != 0 {
+                continue;
+            }
+            let resident = (0..count).filter(|&page| pages[page] & 1 != 0);
+            for page in resident.map(|page| start + page * page_bytes()) {
+                usage.resident_bytes += page_bytes();
+                if usage.lowest.is_none() && !valgrind::is_running() {
+                    usage.lowest = lowest_word_in_use(page..page + page_bytes());
+                }
+            }
+        }
+        usage
+    }
+}
+
+/// The lowest address of a word that is not zero.
+fn lowest_word_in_use(words: Range<usize>) -> Option<usize> {
+    words.step_by(size_of::<u64>()).find(|&address| {
+        let word = ptr::with_exposed_provenance_mut(address);
+        // SAFETY: the caller's addresses can be read; the job's thread may be writing there.
+        unsafe { AtomicU64::from_ptr(word) }.load(Relaxed) != 0
+    })
+}
+
+/// The stack in a slot with these addresses.
+pub fn stack_in(slot: Range<usize>) -> Range<usize> {
+    slot.start + GUARD_BYTES..slot.end
+}
 
 /// The slots of jobs' stacks.
 pub static FOR_JOBS: SlotPool = SlotPool::new(Content::Stacks);
@@ -75,11 +123,10 @@ impl GuardedStack {
 
     /// The usable memory.
     pub fn addresses(&self) -> Range<usize> {
-        let Range { start, end } = self.slot.addresses();
-        start + GUARD_BYTES..end
+        stack_in(self.slot.addresses())
     }
 
-    fn guard(&self) -> Range<usize> {
+    pub fn guard(&self) -> Range<usize> {
         let start = self.slot.addresses().start;
         start..start + GUARD_BYTES
     }
@@ -174,25 +221,6 @@ impl GuardedStack {
         let pages = ptr::with_exposed_provenance_mut(start);
         // SAFETY: the pages are this stack's, whose owner needs nothing there.
         unsafe { libc::madvise(pages, bytes, libc::MADV_DONTNEED) == 0 }
-    }
-
-    /// How many bytes of the stack are in memory.
-    pub fn resident_bytes(&self) -> usize {
-        let mut pages = [0; 64];
-        let mut resident = 0;
-        let addresses = self.addresses();
-        for start in addresses.clone().step_by(pages.len() * page_bytes()) {
-            let count = pages.len().min((addresses.end - start) / page_bytes());
-            // SAFETY: the pages are this stack's, and there is room for the answer of each.
-            let is_told = unsafe {
-                let start = ptr::with_exposed_provenance_mut(start);
-                libc::mincore(start, count * page_bytes(), pages.as_mut_ptr()) == 0
-            };
-            if is_told {
-                resident += pages[..count].iter().filter(|&&page| page & 1 != 0).count();
-            }
-        }
-        resident * page_bytes()
     }
 
     /// Gives the memory back to the system, then the slot to whoever takes one. False if the

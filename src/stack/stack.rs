@@ -1,16 +1,19 @@
 //! A stack for a job, whoever gave its memory.
 
+use std::cell::Cell;
+use std::mem;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{
-    AtomicU32, AtomicU64,
+    AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use crate::stack::guarded::{FOR_JOBS, GuardedStack};
+use crate::stack::guarded::{self, FOR_JOBS, GuardedStack, Usage};
 use crate::stack::mem_functions::{self, FreeFn, MemFunctions};
 use crate::stack::valgrind;
 use crate::sys::env;
+use crate::sys::probes::probe;
 use crate::sys::slots::{Content, Slot, SlotPool};
 use crate::sys::syscall_guard::SyscallGuard;
 
@@ -40,16 +43,24 @@ enum Memory {
 }
 
 /// Owners' bytes that are not at the top of their stacks.
-static OWNERS: SlotPool = SlotPool::new(Content::Objects);
+pub static OWNERS: SlotPool = SlotPool::new(Content::Objects);
 
-static MADE: AtomicU64 = AtomicU64::new(0);
-static FREED: AtomicU64 = AtomicU64::new(0);
-static UNGUARDED: AtomicU64 = AtomicU64::new(0);
+pub static MADE: AtomicU64 = AtomicU64::new(0);
+pub static FREED: AtomicU64 = AtomicU64::new(0);
+pub static UNGUARDED: AtomicU64 = AtomicU64::new(0);
+/// See [`Counts::peak`].
+pub static PEAK: AtomicU64 = AtomicU64::new(0);
+/// See [`Counts::deepest_bytes`].
+pub static DEEPEST: AtomicUsize = AtomicUsize::new(0);
 
 /// How many stacks there were and are in the process.
 pub struct Counts {
     pub made: u64,
     pub in_use: u64,
+    /// The most that were in use together.
+    pub peak: u64,
+    /// What frames took of the deepest one of those that have given memory back, in bytes.
+    pub deepest_bytes: u64,
     /// Those in use that ought to have a guard and have none.
     pub unguarded: u64,
 }
@@ -60,11 +71,18 @@ pub fn counts() -> Counts {
     Counts {
         made,
         in_use: made - freed,
+        peak: PEAK.load(Relaxed),
+        deepest_bytes: DEEPEST.load(Relaxed) as u64,
         unguarded: UNGUARDED.load(Relaxed),
     }
 }
 
 impl Stack {
+    pub const FRAMES_START_OFFSET: usize =
+        mem::offset_of!(Self, frames) + mem::offset_of!(Range<usize>, start);
+    pub const FRAMES_END_OFFSET: usize =
+        mem::offset_of!(Self, frames) + mem::offset_of!(Range<usize>, end);
+
     /// A stack from the functions in place; None if they have no memory.
     pub fn new() -> Option<Self> {
         let _guard = SyscallGuard::new();
@@ -74,8 +92,10 @@ impl Stack {
             true => Self::builtin(),
             false => Self::from_program(functions),
         }?;
-        MADE.fetch_add(1, Relaxed);
+        let made = MADE.fetch_add(1, Relaxed) + 1;
+        PEAK.fetch_max(made - FREED.load(Relaxed), Relaxed);
         UNGUARDED.fetch_add(stack.is_unguarded().into(), Relaxed);
+        probe!("stack_made", stack.frames.start, stack.frames.len());
         Some(stack)
     }
 
@@ -169,17 +189,43 @@ impl Stack {
         matches!(&self.memory, Memory::Guarded { stack, .. } if !stack.is_guarded)
     }
 
+    /// Whether an address lies in the guard of a stack of our own.
+    #[cold]
+    pub fn guard_contains(&self, address: usize) -> bool {
+        matches!(&self.memory, Memory::Guarded { stack, .. } if stack.guard().contains(&address))
+    }
+
     /// Memory that held frames before is going to be written.
     #[inline]
     pub fn allow_writing(&self, addresses: Range<usize>) {
         self.valgrind.allow_writing(addresses);
     }
 
-    /// Gives back the whole pages below the owner's, if the memory is ours and not locked.
-    pub fn trim(&self) {
+    /// Gives back the whole pages below this address, if the memory is ours and not locked. There
+    /// is nothing below.
+    pub fn trim_below(&self, address: usize) {
         let _guard = SyscallGuard::new();
         if let Memory::Guarded { stack, .. } = &self.memory {
-            stack.discard_below(self.frames.end);
+            self.measure(stack);
+            stack.discard_below(address);
+        }
+    }
+
+    /// Writes zeros over what frames have left.
+    pub fn wipe(&self) {
+        let _guard = SyscallGuard::new();
+        let Range { start, end } = self.frames();
+        let lowest = match &self.memory {
+            Memory::Guarded { stack, .. } => self.measure(stack).lowest,
+            Memory::Users { .. } => None,
+        };
+        let start = lowest.unwrap_or(start.next_multiple_of(8));
+        let end = end / 8 * 8;
+        self.allow_writing(start..end);
+        for address in (start..end).step_by(8) {
+            // SAFETY: the words are the stack's, on which nothing is. Each is written by itself:
+            // memset is intercepted by sanitizers, which know of frames that were there.
+            unsafe { ptr::with_exposed_provenance_mut::<u64>(address).write_volatile(0) };
         }
     }
 
@@ -187,6 +233,10 @@ impl Stack {
     pub fn free(self) -> bool {
         let _guard = SyscallGuard::new();
         UNGUARDED.fetch_sub(self.is_unguarded().into(), Relaxed);
+        probe!("stack_freed", self.frames.start, self.frames.len());
+        if let Memory::Guarded { stack, .. } = &self.memory {
+            self.measure(stack);
+        }
         let (went_back, owner) = match self.memory {
             Memory::Guarded { stack, owner } => (stack.free(), owner),
             Memory::Users { free, owner } => {
@@ -208,8 +258,67 @@ impl Stack {
         let _guard = SyscallGuard::new();
         let bytes = match &self.memory {
             Memory::Users { .. } => self.frames.len(),
-            Memory::Guarded { stack, .. } => stack.resident_bytes(),
+            Memory::Guarded { stack, .. } => self.measure(stack).resident_bytes,
         };
         if self.free() { bytes } else { 0 }
+    }
+
+    /// Looks how much was used, before that can no longer be seen.
+    fn measure(&self, stack: &GuardedStack) -> Usage {
+        let usage = Usage::of(stack.addresses());
+        if let Some(lowest) = usage.lowest {
+            DEEPEST.fetch_max(self.frames.end.saturating_sub(lowest), Relaxed);
+        }
+        usage
+    }
+}
+
+/// A walk past the owners of all stacks, in steps; zeroed memory is one that has not begun. It
+/// leaves out nobody who owns his stack from the walk's beginning to its end.
+pub struct Walk {
+    is_past_stacks: Cell<bool>,
+    /// The address where the next step begins.
+    next: Cell<usize>,
+}
+
+/// What a walk comes past.
+pub struct Passed {
+    /// The address of [`OWNER_BYTES`] bytes, which can be read for ever.
+    pub owner: usize,
+    /// The stack, if it can be read for ever, too.
+    pub stack: Option<Range<usize>>,
+}
+
+impl Walk {
+    pub const fn new() -> Self {
+        Self {
+            is_past_stacks: Cell::new(false),
+            next: Cell::new(0),
+        }
+    }
+
+    /// Goes past the next owners, at most this many. False at the end: the next step begins anew.
+    pub fn step(&self, most: usize, mut pass: impl FnMut(Passed)) -> bool {
+        let is_past_stacks = self.is_past_stacks.get();
+        let pool = if is_past_stacks { &OWNERS } else { &FOR_JOBS };
+        let Some(slots) = pool.taken_from(self.next.get()) else {
+            self.next.set(0);
+            self.is_past_stacks.set(!is_past_stacks);
+            return !is_past_stacks;
+        };
+        for slot in slots.take(most) {
+            self.next.set(slot.end);
+            pass(match is_past_stacks {
+                true => Passed {
+                    owner: slot.start,
+                    stack: None,
+                },
+                false => Passed {
+                    owner: slot.end - OWNER_BYTES,
+                    stack: Some(guarded::stack_in(slot)),
+                },
+            });
+        }
+        true
     }
 }

@@ -14,19 +14,24 @@ use crate::sys::stderr;
 const DEFAULT_STACK_BYTES: usize = 128 << 10;
 /// What `RSASYNC_STACK_SIZE` may ask for, in bytes: enough for a function that does some work,
 /// and no typing error.
-const STACK_BYTES: RangeInclusive<usize> = 16 << 10..=1 << 30;
+const STACK_BYTES: RangeInclusive<usize> = 32 << 10..=1 << 30;
 
-/// How much of a value that makes no sense is kept to be shown, in bytes.
-const NONSENSE_BYTES: usize = 32;
+/// What `RSASYNC_RECLAIM_ORPHANS` may ask for, in seconds: up to ten days.
+const RECLAIM_SECONDS: RangeInclusive<u64> = 1..=864_000;
 
 /// What the environment said.
 pub struct Options {
     /// `RSASYNC_STACK_SIZE` in bytes, if it is set to something sensible.
     pub stack_bytes_set: Option<usize>,
+    /// `RSASYNC_RECLAIM_ORPHANS`, in milliseconds; None: orphans stay.
+    pub reclaim_orphans_ms: Option<u64>,
     /// Whether `RSASYNC_STATS` asks for a line of statistics when the process exits.
     pub stats: bool,
-    /// The beginning of an `RSASYNC_STACK_SIZE` that makes no sense, and its length in bytes.
-    nonsense: Option<([u8; NONSENSE_BYTES], usize)>,
+    /// Whether `RSASYNC_WIPE_STACKS` asks for zeros over what a finished job has left.
+    pub wipe_stacks: bool,
+    /// Whether `RSASYNC_REPORT_OVERFLOW` asks for a line when a job overflows its stack.
+    pub report_overflow: bool,
+    nonsense: [Option<Nonsense>; 2],
 }
 
 impl Options {
@@ -34,6 +39,15 @@ impl Options {
     pub fn stack_bytes(&self) -> usize {
         self.stack_bytes_set.unwrap_or(DEFAULT_STACK_BYTES)
     }
+}
+
+/// The beginning of a value that makes no sense, to be shown.
+struct Nonsense {
+    beginning: [u8; 32],
+    bytes: usize,
+    /// What is ignored, and why.
+    variable: &'static str,
+    advice: &'static str,
 }
 
 static OPTIONS: OnceLock<Options> = OnceLock::new();
@@ -45,41 +59,40 @@ pub fn read() {
 
 pub fn options() -> &'static Options {
     OPTIONS.get_or_init(|| {
-        let mut nonsense = None;
-        let stack_bytes_set = variable(c"RSASYNC_STACK_SIZE", |text| {
-            let bytes = parse_size(text);
-            if bytes.is_none() {
-                let mut beginning = [0; NONSENSE_BYTES];
-                let length = text.count_bytes().min(NONSENSE_BYTES);
-                beginning[..length].copy_from_slice(&text.to_bytes()[..length]);
-                nonsense = Some((beginning, length));
-            }
-            bytes
-        });
-        let stats = variable(c"RSASYNC_STATS", |text| {
-            !matches!(text.to_bytes(), b"" | b"0")
-        });
+        let (stack_bytes_set, no_size) = number(
+            c"RSASYNC_STACK_SIZE",
+            parse_size,
+            "give bytes, or a number with K or M, from 32K to 1024M; the default stands",
+        );
+        let (reclaim_orphans_ms, no_time) = number(
+            c"RSASYNC_RECLAIM_ORPHANS",
+            parse_seconds,
+            "give seconds, from 1 to 864000, or 0 for never; orphans stay",
+        );
         Options {
-            stack_bytes_set: stack_bytes_set.flatten(),
-            stats: stats.unwrap_or(false),
-            nonsense,
+            stack_bytes_set,
+            reclaim_orphans_ms: reclaim_orphans_ms.filter(|&ms| ms > 0),
+            stats: is_set(c"RSASYNC_STATS"),
+            wipe_stacks: is_set(c"RSASYNC_WIPE_STACKS"),
+            report_overflow: is_set(c"RSASYNC_REPORT_OVERFLOW"),
+            nonsense: [no_size, no_time],
         }
     })
 }
 
-/// Says once on standard error that `RSASYNC_STACK_SIZE` makes no sense. Called before the first
-/// stack is made, so that helper processes without jobs stay silent.
+/// Says once on standard error which variables make no sense. Called before the first stack is
+/// made, so that helper processes without jobs stay silent.
 pub fn report_nonsense() {
     static REPORTED: AtomicBool = AtomicBool::new(false);
-    if let Some((text, length)) = &options().nonsense
-        && !REPORTED.swap(true, Relaxed)
-    {
+    if REPORTED.load(Relaxed) || REPORTED.swap(true, Relaxed) {
+        return;
+    }
+    for nonsense in options().nonsense.iter().flatten() {
         stderr::print(format_args!(
-            "rsasync: RSASYNC_STACK_SIZE={} is ignored: give bytes, or a number with K or M, \
-             from {}K to {}M; the default stands\n",
-            text[..*length].escape_ascii(),
-            STACK_BYTES.start() >> 10,
-            STACK_BYTES.end() >> 20,
+            "rsasync: {}={} is ignored: {}\n",
+            nonsense.variable,
+            nonsense.beginning[..nonsense.bytes].escape_ascii(),
+            nonsense.advice,
         ));
     }
 }
@@ -98,8 +111,44 @@ fn variable<T>(name: &CStr, read: impl FnOnce(&CStr) -> T) -> Option<T> {
     }
 }
 
-fn parse_size(text: &CStr) -> Option<usize> {
-    let text = text.to_str().ok()?;
+/// Whether a variable that is a switch is on.
+fn is_set(name: &CStr) -> bool {
+    variable(name, |text| !matches!(text.to_bytes(), b"" | b"0")).unwrap_or(false)
+}
+
+/// What `parse` makes of a variable that is a number; the advice if that is nonsense.
+fn number<T>(
+    name: &'static CStr,
+    parse: fn(&str) -> Option<T>,
+    advice: &'static str,
+) -> (Option<T>, Option<Nonsense>) {
+    let read = |text: &CStr| {
+        let value = text.to_str().ok().and_then(parse);
+        let nonsense = value.is_none().then(|| {
+            let mut beginning = [0; 32];
+            let bytes = text.count_bytes().min(beginning.len());
+            beginning[..bytes].copy_from_slice(&text.to_bytes()[..bytes]);
+            Nonsense {
+                beginning,
+                bytes,
+                variable: name.to_str().expect("it is ASCII"),
+                advice,
+            }
+        });
+        (value, nonsense)
+    };
+    variable(name, read).unwrap_or((None, None))
+}
+
+fn parse_seconds(text: &str) -> Option<u64> {
+    if !text.starts_with(|c: char| c.is_ascii_digit()) {
+        return None; // the integers' own parser would take a sign
+    }
+    let seconds = text.parse().ok()?;
+    (seconds == 0 || RECLAIM_SECONDS.contains(&seconds)).then_some(seconds * 1_000)
+}
+
+fn parse_size(text: &str) -> Option<usize> {
     let (digits, unit) = match text.strip_suffix(['K', 'k']) {
         Some(digits) => (digits, 1 << 10),
         None => match text.strip_suffix(['M', 'm']) {
@@ -108,7 +157,7 @@ fn parse_size(text: &CStr) -> Option<usize> {
         },
     };
     if !digits.starts_with(|c: char| c.is_ascii_digit()) {
-        return None; // usize's own parser would take a sign
+        return None; // as above
     }
     let size = digits.parse::<usize>().ok()?.checked_mul(unit)?;
     STACK_BYTES.contains(&size).then_some(size)

@@ -124,6 +124,36 @@ struct SlotBits {
     split: AtomicU64,
 }
 
+/// Offsets in a pool and its regions, in bytes.
+#[repr(C)]
+pub struct SlotsLayout {
+    /// In a pool: the address of the newest region, or 0. The others are in a region.
+    newest: usize,
+    older: usize,
+    slots: usize,
+    slot_bytes: usize,
+    /// Where the first slot begins.
+    header_bytes: usize,
+    /// The state of the first 64 slots, of the next 64 ...
+    bits: usize,
+    bits_stride: usize,
+    /// In such a state: a bit for each slot that is taken.
+    taken: usize,
+}
+
+impl SlotPool {
+    pub const LAYOUT: SlotsLayout = SlotsLayout {
+        newest: mem::offset_of!(Self, newest),
+        older: mem::offset_of!(Region, older),
+        slots: mem::offset_of!(Region, slots),
+        slot_bytes: mem::offset_of!(Region, slot_bytes),
+        header_bytes: mem::offset_of!(Region, header_bytes),
+        bits: mem::size_of::<Region>(),
+        bits_stride: mem::size_of::<SlotBits>(),
+        taken: mem::offset_of!(SlotBits, taken),
+    };
+}
+
 /// Slots of all regions whose protection cost two mappings each.
 static SPLITS: AtomicUsize = AtomicUsize::new(0);
 
@@ -131,6 +161,27 @@ static SPLITS: AtomicUsize = AtomicUsize::new(0);
 pub struct Slot {
     region: &'static Region,
     index: usize,
+}
+
+/// Slots that are taken, of 64 neighbours: an iterator over their addresses.
+pub struct TakenSlots {
+    /// The address of the first of the 64.
+    start: usize,
+    slot_bytes: usize,
+    taken: u64,
+}
+
+impl Iterator for TakenSlots {
+    type Item = Range<usize>;
+
+    fn next(&mut self) -> Option<Range<usize>> {
+        if self.taken == 0 {
+            return None;
+        }
+        let start = self.start + self.taken.trailing_zeros() as usize * self.slot_bytes;
+        self.taken &= self.taken - 1;
+        Some(start..start + self.slot_bytes)
+    }
 }
 
 impl SlotPool {
@@ -166,6 +217,26 @@ impl SlotPool {
             sanitizer::add_root(ptr::with_exposed_provenance(start), end - start);
         }
         slot
+    }
+
+    /// The next slots that are taken, at least one and at most 64, at this address or above; None if
+    /// there is none. It leaves out slots that may be unmapped: what it finds can be read, also
+    /// when somebody frees it meanwhile.
+    pub fn taken_from(&'static self, mut address: usize) -> Option<TakenSlots> {
+        let newest = self.newest.lock();
+        loop {
+            let regions = newest.iter().filter(|region| !region.is_temporary);
+            let region = regions
+                .filter(|region| address < region.slot_addresses().end)
+                .min_by_key(|region| region.slot_addresses().start)?;
+            let Range { start, end } = region.slot_addresses();
+            let first = address.saturating_sub(start).div_ceil(region.slot_bytes);
+            let slots = region.taken_from(first);
+            if slots.is_some() {
+                return slots;
+            }
+            address = end;
+        }
     }
 
     /// The slot that an address lies in, which somebody has taken.
@@ -311,6 +382,21 @@ impl Region {
         Some(Slot {
             region: self,
             index,
+        })
+    }
+
+    /// The taken ones among 64 slots, from this one on. Under the pool's mutex.
+    fn taken_from(&self, first: usize) -> Option<TakenSlots> {
+        let words = self.bits.iter().enumerate().skip(first / 64);
+        let mut words = words.map(|(word, bits)| {
+            let passed = if word == first / 64 { first % 64 } else { 0 };
+            (word, bits.taken.load(Relaxed) & (u64::MAX << passed))
+        });
+        let (word, taken) = words.find(|&(_, taken)| taken != 0)?;
+        Some(TakenSlots {
+            start: self.slot_addresses().start + word * 64 * self.slot_bytes,
+            slot_bytes: self.slot_bytes,
+            taken,
         })
     }
 

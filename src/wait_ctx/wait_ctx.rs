@@ -72,10 +72,48 @@ struct Entry {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 enum Mark {
     None,
     Added,
     Deleted,
+}
+
+/// Offsets in a wait context and its entries, in bytes.
+#[repr(C)]
+pub struct WaitCtxLayout {
+    /// 0: the context is freed.
+    generation: usize,
+    /// Four bytes.
+    status: usize,
+    /// The lowest bit tells which pair is valid.
+    callback_version: usize,
+    /// Two pairs of a function and its argument.
+    callback_pairs: usize,
+    /// Three words, in no certain order: the largest is the address of the entries, if it is above
+    /// 4096; the smallest is their number.
+    entries: usize,
+    entry_bytes: usize,
+    /// In an entry.
+    key: usize,
+    /// Four bytes.
+    fd: usize,
+    /// A byte: 0, 1 added, 2 deleted.
+    mark: usize,
+}
+
+impl WaitCtx {
+    pub const LAYOUT: WaitCtxLayout = WaitCtxLayout {
+        generation: mem::offset_of!(Self, generation),
+        status: mem::offset_of!(Self, status),
+        callback_version: mem::offset_of!(Self, callback) + mem::offset_of!(Callback, version),
+        callback_pairs: mem::offset_of!(Self, callback) + mem::offset_of!(Callback, pairs),
+        entries: mem::offset_of!(Self, contents) + mem::offset_of!(Contents, entries),
+        entry_bytes: mem::size_of::<Entry>(),
+        key: mem::offset_of!(Entry, key),
+        fd: mem::offset_of!(Entry, fd),
+        mark: mem::offset_of!(Entry, mark),
+    };
 }
 
 /// A context's first entries have room for this many.
@@ -345,10 +383,16 @@ impl Entry {
 ///   reader:  read version | read pairs[version % 2] | is version still the same?
 /// ```
 #[derive(Default)]
+#[repr(C)]
 struct Callback {
     version: AtomicUsize,
-    pairs: [(AtomicPtr<c_void>, AtomicPtr<c_void>); 2],
+    pairs: [Pair; 2],
 }
+
+/// A function and its argument.
+#[derive(Default)]
+#[repr(C)]
+struct Pair(AtomicPtr<c_void>, AtomicPtr<c_void>);
 
 impl Callback {
     fn set(&self, new: Option<(CallbackFn, *mut c_void)>) {

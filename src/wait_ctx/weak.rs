@@ -1,5 +1,6 @@
 //! A job's weak pointer to its wait context.
 
+use std::mem;
 use std::ptr;
 use std::sync::atomic::{
     AtomicPtr, AtomicU64,
@@ -16,6 +17,9 @@ pub struct WeakWaitCtx {
 }
 
 impl WeakWaitCtx {
+    pub const CTX_OFFSET: usize = mem::offset_of!(Self, ctx);
+    pub const GENERATION_OFFSET: usize = mem::offset_of!(Self, generation);
+
     #[inline]
     pub fn set(&self, ctx: Option<&'static WaitCtx>) {
         let Some(ctx) = ctx else { return self.clear() };
@@ -26,6 +30,11 @@ impl WeakWaitCtx {
     #[inline]
     pub fn clear(&self) {
         self.ctx.store(ptr::null_mut(), Relaxed);
+    }
+
+    /// Whether there was a context, and it has been freed.
+    pub fn is_orphaned(&self) -> bool {
+        !self.ctx.load(Acquire).is_null() && self.get().is_none()
     }
 
     /// The context, if there is one and it has not been freed.

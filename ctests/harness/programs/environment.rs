@@ -40,7 +40,7 @@ pub fn set_uid() -> Result<(), Failed> {
         stderr_of(env.arg(&program))
     };
     let printed = run()?;
-    let both = printed.contains("RSASYNC_STACK_SIZE=nonsense") && printed.contains("stacks made");
+    let both = printed.contains("RSASYNC_STACK_SIZE=nonsense") && printed.contains(" jobs made");
     expect(
         both,
         format!("before it is set-uid it should read the environment: {printed}"),

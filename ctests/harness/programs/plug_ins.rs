@@ -31,7 +31,9 @@ pub fn constructors(openssl: &'static Openssl) -> Vec<Check> {
         "a_constructor_may_wait_for_a_job",
         "a_destructor_may_wait_for_a_job",
         "a_constructor_may_fork",
+        "a_resolver_may_wait_for_a_job",
         "a_callback_of_the_loader_may_wait_for_a_job",
+        "a_slow_callback_of_the_loader_delays_few",
         "a_slow_constructor_delays_nobody",
         "a_message_of_dlerror_stays",
     ];
@@ -57,6 +59,7 @@ fn run_with_plug_ins(openssl: &Openssl, library: &str, case: &str) -> Result<(),
         plug_in(&directory, "fake_libcrypto.so", &["-DFAKE_LIBCRYPTO"])?,
     ];
     let plug_ins = plug_ins.map(|it| it.display().to_string()).join(":");
+    let resolver = plug_in(&directory, "resolver.so", &["-DRESOLVER"])?;
 
     let program = directory.join("program");
     let mut cc = compiler(&program_source("plug_ins.c"));
@@ -74,6 +77,7 @@ fn run_with_plug_ins(openssl: &Openssl, library: &str, case: &str) -> Result<(),
     output_of(&mut cc)?;
     let mut run = openssl.command("env", 120);
     run.arg(format!("PLUG_IN={plug_ins}"));
+    run.arg(format!("RESOLVER={}", resolver.display()));
     output_of(run.arg(program).arg(case)).map(drop)
 }
 

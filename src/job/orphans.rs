@@ -1,0 +1,71 @@
+//! Orphans: paused jobs whose wait context has been freed. Most likely nobody will resume them, as a
+//! server's connection and its wait context end together.
+//!
+//! Nobody tells a job that its context was freed. So a thread that makes or finishes jobs passes by
+//! all jobs, a few at a time, and looks after its own. An orphan's stack gives back the pages in
+//! which nothing is; where RSASYNC_RECLAIM_ORPHANS is set, the whole job goes after that time.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::job::job::{JobRef, State, ThreadId};
+use crate::job::pool::Pool;
+use crate::stack::stack::Walk;
+use crate::sys::clock;
+use crate::sys::env;
+
+/// A thread begins no pass before this time has gone since the last one began, in milliseconds.
+const PERIOD_MS: u64 = 1_000;
+/// The most jobs that one step looks at, so that no call takes much longer than others.
+const STEP_JOBS: usize = 16;
+
+/// How many orphans were destroyed.
+pub static RECLAIMED: AtomicU64 = AtomicU64::new(0);
+
+/// The passes of a thread; zeroed memory is a valid value.
+pub struct Orphans {
+    walk: Walk,
+    is_passing: Cell<bool>,
+    began_ms: Cell<u64>,
+}
+
+impl Orphans {
+    /// Begins a pass if it is time for one.
+    pub fn begin_pass(&self) {
+        let now_ms = clock::now_ms();
+        if !self.is_passing.get() && now_ms.wrapping_sub(self.began_ms.get()) >= PERIOD_MS {
+            self.began_ms.set(now_ms);
+            self.is_passing.set(true);
+        }
+    }
+
+    /// Looks at the next jobs, as long as there is a pass.
+    pub fn step(&self, thread: ThreadId, pool: &Pool) {
+        if !self.is_passing.get() {
+            return;
+        }
+        let goes_on = self.walk.step(STEP_JOBS, |passed| {
+            let job = JobRef::of_thread(thread, passed.owner);
+            let orphan = job.filter(|job| job.state.get() == State::Paused);
+            if let Some(orphan) = orphan.filter(|job| job.wait_ctx.is_orphaned()) {
+                self.look_after(orphan, pool);
+            }
+        });
+        self.is_passing.set(goes_on);
+    }
+
+    fn look_after(&self, orphan: JobRef, pool: &Pool) {
+        let now_ms = self.began_ms.get();
+        let seen_ms = orphan.orphan_seen_ms.get();
+        if seen_ms == 0 {
+            orphan.orphan_seen_ms.set(now_ms);
+            return orphan.trim_paused();
+        }
+        let limit_ms = env::options().reclaim_orphans_ms;
+        if limit_ms.is_some_and(|limit_ms| now_ms - seen_ms >= limit_ms) {
+            orphan.finish();
+            pool.destroy(orphan).free();
+            RECLAIMED.fetch_add(1, Relaxed);
+        }
+    }
+}
