@@ -40,10 +40,12 @@ pub fn checks(size: Size) -> Vec<Check> {
             Size::Full => 5_000,
         },
     };
-    vec![Check::new(
-        "servers::orphans::cost_less_than_on_libcrypto",
-        move || cost_less(one_by_one),
-    )]
+    vec![
+        Check::new("servers::orphans::cost_less_than_on_libcrypto", move || {
+            cost_less(one_by_one)
+        }),
+        Check::new("servers::orphans::reclaimed_ones_leave_nothing", reclaimed),
+    ]
 }
 
 fn cost_less(lost: Lost) -> Result<(), Failed> {
@@ -52,6 +54,22 @@ fn cost_less(lost: Lost) -> Result<(), Failed> {
     expect(
         theirs > 0 && ours < theirs,
         format!("a lost client leaves {ours} bytes, on libcrypto {theirs}"),
+    )
+}
+
+/// With RSASYNC_RECLAIM_ORPHANS memory is bounded, however many clients are lost.
+fn reclaimed() -> Result<(), Failed> {
+    /// Bytes that a lost client may leave: what the job had allocated from the heap stays.
+    const MOST: u64 = 1024;
+    let lost = Lost {
+        threads: 8,
+        of_each: 625,
+    };
+    let settings = &["RSASYNC_RECLAIM_ORPHANS=1"];
+    let each = bytes_of_each("orphans-reclaimed", Library::Rsasync, settings, lost)?;
+    expect(
+        each < MOST,
+        format!("a lost client leaves {each} bytes, though its job is reclaimed"),
     )
 }
 

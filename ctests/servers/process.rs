@@ -1,6 +1,7 @@
 //! A server that runs: its processes, what they use, and their end.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,6 +27,8 @@ impl Group {
             .stdout(log.try_clone()?)
             .stderr(log)
             .process_group(0);
+        // SAFETY: the closure makes one system call, and uses no memory but its own.
+        unsafe { command.pre_exec(end_with_this_thread) };
         let mut child = command.spawn()?;
         let group = Self(child.id().cast_signed());
         // Nobody else would ask for its status.
@@ -62,6 +65,16 @@ impl Group {
 
     pub fn wait_until_empty(&self) -> Result<(), Failed> {
         wait_until("the server to end", || self.is_empty())
+    }
+}
+
+/// Should the tests be killed, `timeout` ends, and with it the server; this thread is the one that
+/// would have dropped the group.
+fn end_with_this_thread() -> io::Result<()> {
+    // SAFETY: plain system call.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
