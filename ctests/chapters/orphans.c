@@ -7,6 +7,8 @@
 #include "jobs.h"
 #include "process.h"
 #include "set_clock.h"
+#include <sys/mman.h>
+#include <ucontext.h>
 
 /* All cases are OURS: libcrypto's jobs use a context after it was freed. */
 
@@ -154,6 +156,65 @@ CASE(a_paused_job_with_a_context_keeps_its_pages, OURS | NOT_ON_VALGRIND | NOT_O
     for (int i = 0; i < 2 * COUNT; i++)
         finish(jobs[i], i);
     ASYNC_WAIT_CTX_free(ctx);
+    ASYNC_cleanup_thread();
+}
+
+/* ---- jobs that pause on a stack of their own ---- */
+
+enum { COROUTINE_BYTES = 64 * KIB };
+static ucontext_t outside, coroutine;
+static char *coroutine_stack;
+
+static void pause_in_coroutine(void)
+{
+    volatile int kept[100];
+
+    for (int i = 0; i < 100; i++)
+        kept[i] = i;
+    ASYNC_pause_job();
+    for (int i = 0; i < 100; i++)
+        CHECK_INT(kept[i], i);
+}
+
+static int runs_a_coroutine(void *unused)
+{
+    (void)unused;
+    CHECK_INT(getcontext(&coroutine), 0);
+    coroutine.uc_stack.ss_sp = coroutine_stack;
+    coroutine.uc_stack.ss_size = COROUTINE_BYTES;
+    coroutine.uc_link = &outside;
+    makecontext(&coroutine, pause_in_coroutine, 0);
+    CHECK_INT(swapcontext(&outside, &coroutine), 0);
+    return 6;
+}
+
+/* AddressSanitizer and ThreadSanitizer know of swapcontext(), but not inside a fiber. */
+CASE(an_orphan_may_have_paused_on_another_stack, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     "of a job that has paused on a coroutine's stack nothing is taken, wherever that stack lies")
+{
+    enum { PLACES = 2 };
+    char *stacks[PLACES];
+
+    /* One below the stacks of jobs in memory, one above. */
+    stacks[0] = mmap(NULL, COROUTINE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    finish(start_deep(NULL, 1), 1);
+    stacks[1] = mmap(NULL, COROUTINE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(stacks[0] != MAP_FAILED && stacks[1] != MAP_FAILED);
+    for (int place = 0; place < PLACES; place++) {
+        ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();
+        ASYNC_JOB *job = NULL, *neighbours[8];
+        int ret;
+
+        coroutine_stack = stacks[place];
+        for (int i = 0; i < 8; i++)
+            neighbours[i] = start_deep(NULL, i);
+        CHECK_INT(ASYNC_start_job(&job, ctx, &ret, runs_a_coroutine, NULL, 0), ASYNC_PAUSE);
+        ASYNC_WAIT_CTX_free(ctx);
+        work_seconds(3);
+        finish(job, 6);
+        for (int i = 0; i < 8; i++)
+            finish(neighbours[i], i);
+    }
     ASYNC_cleanup_thread();
 }
 

@@ -269,6 +269,29 @@ CASE(the_peak_of_stacks_is_told, OURS,
     CHECK_INT(stats().stacks_in_use, 0);
 }
 
+static void *makes_and_frees(void *unused)
+{
+    for (int i = 0; i < 20000; i++) {
+        finish(paused_job(NULL, 1, 1), 1);
+        ASYNC_cleanup_thread();
+    }
+    return unused;
+}
+
+CASE(the_peak_is_no_more_than_threads_had, OURS | NOT_ON_VALGRIND,
+     "threads that each have one job at a time never have more together than there are threads")
+{
+    enum { THREADS = 24 };
+    pthread_t threads[THREADS];
+
+    for (int i = 0; i < THREADS; i++)
+        CHECK_INT(pthread_create(&threads[i], NULL, makes_and_frees, NULL), 0);
+    for (int i = 0; i < THREADS; i++)
+        CHECK_INT(pthread_join(threads[i], NULL), 0);
+    CHECK(stats().stacks_peak >= 1 && stats().stacks_peak <= THREADS);
+    CHECK_INT(stats().stacks_made, THREADS * 20000);
+}
+
 CASE(a_program_of_an_older_header_gets_its_members, OURS,
      "a smaller structure gets the members that it has, and nothing behind it is written")
 {

@@ -141,6 +141,34 @@ CASE(a_programs_own_stacks_are_wiped, WIPED,
     CHECK_INT(secrets_when_freed, 0);
 }
 
+static void *give_guarded_stack(size_t *num)
+{
+    *num = 64 * KIB;
+    own_stack = mmap(NULL, *num, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(own_stack != MAP_FAILED);
+    CHECK_INT(mprotect(own_stack, 4 * KIB, PROT_NONE), 0);
+    return own_stack;
+}
+
+static void take_guarded_stack(void *stack)
+{
+    secrets_when_freed = count_secrets((char *)stack + 4 * KIB, (char *)stack + 64 * KIB);
+    CHECK_INT(munmap(stack, 64 * KIB), 0);
+}
+
+CASE(a_programs_own_guard_is_left_alone, WIPED,
+     "of a stack that begins with a guard of the program's own, the rest is wiped")
+{
+    if (runs_again_with() == NULL) {
+        run_again_with(__func__, "RSASYNC_WIPE_STACKS", "1");
+        return;
+    }
+    CHECK_INT(ASYNC_set_mem_functions(give_guarded_stack, take_guarded_stack), 1);
+    run(keeps_secrets, NULL, 0);
+    ASYNC_cleanup_thread();
+    CHECK_INT(secrets_when_freed, 0);
+}
+
 /* ---- copies of arguments ---- */
 
 /* free() of this program: counts the secrets in what the library frees. */

@@ -12,11 +12,12 @@ use crate::job::thread::{self, Thread};
 use crate::job::{orphans, pool, record};
 use crate::stack::stack;
 use crate::sys::env;
+use crate::sys::mutex;
 use crate::sys::stderr;
 use crate::sys::syscall_guard::SyscallGuard;
 
 /// What RSASYNC_get_stats() tells of the whole process. Later versions may add members at the
-/// end.
+/// end. What is counted since the process began is counted on by a forked child.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct rsasync_stats {
@@ -181,7 +182,8 @@ unsafe extern "C" {
 /// The line that RSASYNC_STATS asks for. A process whose threads have made no job and no wait
 /// context, such as a helper of a shell script, is silent.
 pub fn print_stats() {
-    if !thread::any_was_registered() {
+    // A signal handler may call exit() and have interrupted who holds a mutex.
+    if !thread::any_was_registered() || !mutex::are_free() {
         return;
     }
     let (jobs, stacks) = (Census::of_jobs(), stack::counts());

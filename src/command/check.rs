@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -14,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::library::{self, Library};
 use crate::memory::Memory;
 use crate::objects::{self, Loaded};
-use crate::process::{self, Process};
+use crate::process::{self, Process, printable};
 
 /// The answer, and the command's exit status.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,7 @@ pub fn check(pids: &[i32], all: bool, tree: bool) -> Result<ExitCode> {
     let has = |verdict| verdicts.contains(&verdict);
     let worst = match () {
         () if has(Verdict::No) => Verdict::No,
-        () if has(Verdict::CantTell) || verdicts.is_empty() => Verdict::CantTell,
+        () if has(Verdict::CantTell) || verdicts.is_empty() || refused > 0 => Verdict::CantTell,
         () => Verdict::Yes,
     };
     Ok(ExitCode::from(worst as u8))
@@ -105,9 +106,10 @@ fn print(pid: i32, name: &str, report: &Report) {
         "" => String::new(),
         name => format!(" {name}"),
     };
-    println!("{pid}{name}: {style}{word}{style:#}, {}", report.because);
+    let because = printable(&report.because);
+    println!("{pid}{name}: {style}{word}{style:#}, {because}");
     for line in &report.details {
-        println!("  {line}");
+        println!("  {}", printable(line));
     }
 }
 
@@ -283,12 +285,16 @@ fn why_not_opened(process: &Process, file: &str) -> &'static str {
         return otherwise;
     }
     let path = process.in_its_root(Path::new(file));
-    if fs::metadata(&path).is_err() {
-        return "which is not there, seen from its root directory";
+    // The process names the file: it may be anything.
+    match fs::metadata(&path) {
+        Err(_) => return "which is not there, seen from its root directory",
+        Ok(found) if !found.is_file() => return "which is no file",
+        Ok(_) => {}
     }
-    match fs::read(&path) {
-        Ok(bytes) if !bytes.starts_with(b"\x7fELF") => "which is no library",
-        _ => otherwise,
+    let mut magic = [0; 4];
+    match File::open(&path).and_then(|file| file.read_exact_at(&mut magic, 0)) {
+        Ok(()) if magic == *b"\x7fELF" => otherwise,
+        _ => "which is no library",
     }
 }
 

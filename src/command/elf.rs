@@ -308,13 +308,16 @@ impl Object {
     pub fn slots(&self, memory: &dyn Memory) -> Vec<Slot> {
         let all = self.relocations(memory);
         let slots = all.iter().filter(|it| {
-            [
+            let kind = it.r_type(ENDIAN, false);
+            let in_data = [elf::R_X86_64_64, elf::R_AARCH64_ABS64].contains(&kind); // a table, say
+            let in_got = [
                 elf::R_X86_64_JUMP_SLOT,
                 elf::R_X86_64_GLOB_DAT,
                 elf::R_AARCH64_JUMP_SLOT,
                 elf::R_AARCH64_GLOB_DAT,
             ]
-            .contains(&it.r_type(ENDIAN, false))
+            .contains(&kind);
+            in_got || in_data && it.r_addend.get(ENDIAN) == 0
         });
         let slots = slots.map(|it| Slot {
             symbol: it.r_sym(ENDIAN, false),

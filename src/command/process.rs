@@ -61,7 +61,9 @@ pub fn with_descendants(pids: &[i32]) -> Result<Vec<i32>> {
 
 /// The name of a process's program, which everybody may see.
 pub fn name(pid: i32) -> Option<String> {
-    Some(process::Process::new(pid).ok()?.stat().ok()?.comm)
+    Some(printable(
+        &process::Process::new(pid).ok()?.stat().ok()?.comm,
+    ))
 }
 
 impl Process {
@@ -97,7 +99,7 @@ impl Process {
         });
         Ok(Self {
             pid,
-            name: stat.comm,
+            name: printable(&stat.comm),
             memory,
             pagemap: File::open(format!("/proc/{pid}/pagemap")).ok(),
             mappings: mappings.collect(),
@@ -144,7 +146,10 @@ impl Process {
     /// build's number.
     fn is_shown_by(&self, first: &Mapping, path: &Path) -> bool {
         const PAGE_BYTES: usize = 4096;
-        let is_same_inode = fs::metadata(path).is_ok_and(|it| it.ino() == first.inode);
+        let Some(found) = fs::metadata(path).ok().filter(|found| found.is_file()) else {
+            return false; // a pipe, say, which would be waited for
+        };
+        let is_same_inode = found.ino() == first.inode;
         let (mut here, mut there) = (vec![0; PAGE_BYTES], vec![0; PAGE_BYTES]);
         let is_read = File::open(path).is_ok_and(|it| it.read_exact_at(&mut here, 0).is_ok());
         let mut is_same_page =
@@ -235,4 +240,16 @@ fn why_not(proc: &process::Process, error: Error) -> Error {
 fn is_restricted() -> bool {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     scope.is_ok_and(|scope| scope.trim() != "0")
+}
+
+/// Text that a process has chosen, without what would command a terminal or forge a line.
+pub fn printable(text: &str) -> String {
+    let shown = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    text.chars().map(shown).collect()
 }

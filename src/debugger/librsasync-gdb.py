@@ -179,7 +179,9 @@ class Elf:
                 entries = words(start, size // 8)
                 debug = dict(zip(entries[::2], entries[1::2])).get(DT_DEBUG, 0)
                 entry = word(debug + 8) if debug else 0
-                while entry:
+                seen = set()  # a torn core may have a circle
+                while entry and entry not in seen:
+                    seen.add(entry)
                     address, _, _, entry = words(entry, 4)
                     yield address
 
@@ -217,7 +219,7 @@ class Library:
         """The addresses of the slots of a pool that are taken."""
         state, regions = self.state, []
         region = word(pool + state.newest)
-        while region:
+        while region and region not in regions:
             regions.insert(0, region)
             region = word(region + state.older)
         for region in regions:

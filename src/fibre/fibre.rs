@@ -158,7 +158,7 @@ impl Fibre {
         };
         // SAFETY: the caller's promise; the context is used once, as it was taken out.
         let from = unsafe { jump(to, ptr::from_ref(self).expose_provenance()) };
-        self.suspended.set(Some(from));
+        self.suspended.set(from);
     }
 
     /// The first thing that `trampoline_instrumented` calls, on the new stack.
@@ -199,7 +199,8 @@ impl Fibre {
     }
 }
 
-/// Jumps to a saved context and passes `data`; returns the context of whoever jumps back.
+/// Jumps to a saved context and passes `data`; returns the context of whoever jumps back, or None
+/// if that was a job at its end.
 ///
 /// A processor predicts where a `ret` goes from a stack of the calls that it has seen. The
 /// crate's `jump_fcontext` is made to be called but leaves by a `jmp`: its call would stay on
@@ -208,11 +209,11 @@ impl Fibre {
 /// goes through rax to [`push_rax_and_jump`].
 #[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
 #[inline(always)]
-unsafe fn jump(to: Context, data: usize) -> Context {
+unsafe fn jump(to: Context, data: usize) -> Option<Context> {
     let from: *const c_void;
     // SAFETY: this amounts to a call of a C function with two arguments, which keeps what such a
     // function must keep and returns a struct of two words, in rax and rdx. The first of them is
-    // a Context, which is a pointer (`repr(C)`).
+    // a Context, which is a pointer (`repr(C)`), or NULL from the end of `trampoline`.
     unsafe {
         std::arch::asm!(
             "lea rax, [rip + 2f]", // where the switch back comes
@@ -224,7 +225,7 @@ unsafe fn jump(to: Context, data: usize) -> Context {
             lateout("rax") from,
             clobber_abi("C"),
         );
-        mem::transmute::<*const c_void, Context>(from)
+        mem::transmute::<*const c_void, Option<Context>>(from)
     }
 }
 
@@ -387,9 +388,9 @@ std::arch::global_asm!(
 /// aarch64 leaves `jump_fcontext` by a `ret`.
 #[cfg(not(all(target_arch = "x86_64", not(rsasync_plain_switch))))]
 #[inline(always)]
-unsafe fn jump(to: Context, data: usize) -> Context {
+unsafe fn jump(to: Context, data: usize) -> Option<Context> {
     // SAFETY: the caller's promise.
-    unsafe { to.resume(data) }.context
+    Some(unsafe { to.resume(data) }.context)
 }
 
 /// Defines the outermost function of a fibre's stack: it saves the dispatcher's context in the

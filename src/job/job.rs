@@ -488,7 +488,9 @@ impl Job {
 
     /// Gives back the pages of a paused job's stack in which nothing is.
     pub fn trim_paused(&self) {
-        if let Some(lowest) = self.fibre.lowest_in_use() {
+        let frames = self.stack.frames();
+        // A job may have paused on another stack, a coroutine's.
+        if let Some(lowest) = self.fibre.lowest_in_use().filter(|it| frames.contains(it)) {
             self.stack.trim_below(lowest);
         }
     }

@@ -62,7 +62,7 @@ impl Orphans {
             return orphan.trim_paused();
         }
         let limit_ms = env::options().reclaim_orphans_ms;
-        if limit_ms.is_some_and(|limit_ms| now_ms - seen_ms >= limit_ms) {
+        if limit_ms.is_some_and(|limit_ms| now_ms.saturating_sub(seen_ms) >= limit_ms) {
             orphan.finish();
             pool.destroy(orphan).free();
             RECLAIMED.fetch_add(1, Relaxed);

@@ -40,7 +40,10 @@ pub fn on_load() {
 unsafe extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, _context: *mut c_void) {
     // SAFETY: the kernel gives a description of the signal.
     let (address, code) = unsafe { ((*info).si_addr().addr(), (*info).si_code) };
-    let is_fault = code > 0; // else somebody sent the signal
+    // Else somebody sent the signal; or, with SI_KERNEL, the job's stack had no room for the frame of
+    // another signal's handler. Then nothing will fault again.
+    const SI_KERNEL: c_int = 0x80;
+    let is_fault = code > 0 && code != SI_KERNEL;
     if is_fault
         && let Some(job) = Thread::with(|thread| thread.current.get())
         && job.stack().guard_contains(address)

@@ -47,9 +47,16 @@ pub struct Counts {
 pub struct Count(AtomicU64);
 
 impl Count {
+    /// For the one thread that counts here.
     #[inline(always)]
     pub fn increment(&self) {
         self.0.store(self.0.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    /// For a count of several threads.
+    #[cold]
+    fn add(&self, more: u64) {
+        self.0.fetch_add(more, Relaxed);
     }
 
     pub fn get(&self) -> u64 {
@@ -71,6 +78,15 @@ pub static OTHERS: ThreadRecord = ThreadRecord {
     },
 };
 
+/// Counts one in the record of a thread, or in that of all who have none.
+#[inline(always)]
+pub fn count(record: Option<&'static ThreadRecord>, which: impl Fn(&Counts) -> &Count) {
+    match record {
+        Some(record) => which(&record.counts).increment(),
+        None => which(&OTHERS.counts).add(1),
+    }
+}
+
 impl ThreadRecord {
     pub const LAYOUT: RecordLayout = RecordLayout {
         id: mem::offset_of!(Self, id),
@@ -78,18 +94,16 @@ impl ThreadRecord {
         counts: mem::offset_of!(Self, counts),
     };
 
-    /// A record for the calling thread.
+    /// A record for the calling thread; None if there is no memory.
     #[cold]
-    pub fn open(id: ThreadId) -> &'static Self {
-        let Some(slot) = RECORDS.take(size_of::<Self>()) else {
-            return &OTHERS;
-        };
+    pub fn open(id: ThreadId) -> Option<&'static Self> {
+        let slot = RECORDS.take(size_of::<Self>())?;
         // SAFETY: the slot is large enough and aligned, zeros or a freed record are a valid value,
         // and its memory is never anything else.
         let record = unsafe { &*ptr::with_exposed_provenance::<Self>(slot.addresses().start) };
         record.set_tid();
         record.id.store(id.number(), Release);
-        record
+        Some(record)
     }
 
     fn set_tid(&self) {
@@ -100,9 +114,7 @@ impl ThreadRecord {
     /// Adds the counts to those of [`OTHERS`] and frees the record. Nobody counts in it any more.
     #[cold]
     pub fn close(&self) {
-        if self.id.swap(0, Relaxed) == 0 {
-            return; // it is OTHERS
-        }
+        self.id.store(0, Relaxed);
         self.counts.move_to(&OTHERS.counts);
         if let Some(slot) = RECORDS.find(ptr::from_ref(self).addr()) {
             slot.free();
@@ -117,7 +129,7 @@ impl Counts {
 
     fn move_to(&self, other: &Self) {
         for (from, to) in self.all().into_iter().zip(other.all()) {
-            to.0.fetch_add(from.0.swap(0, Relaxed), Relaxed);
+            to.add(from.0.swap(0, Relaxed));
         }
     }
 }

@@ -57,7 +57,7 @@ pub fn start(
         }
     };
     job.wait_ctx.set(wait_ctx);
-    thread.counts().starts.increment();
+    thread.count(|counts| &counts.starts);
     probe_job!("start", job);
     discover_if_due();
     let callers = SavedLibCtx::of_thread();
@@ -67,14 +67,14 @@ pub fn start(
 /// Resumes a paused job.
 #[inline]
 pub fn resume(thread: &Thread, handle: Handle) -> Result<Outcome, Error> {
+    discover_if_due(); // it may run jobs, which may end this one
     let is_resumable =
         |job: &JobRef| job.is_owned_by(thread.id()) && job.state.get() == State::Paused;
     let Some(job) = handle.job().filter(is_resumable) else {
         return Err(why_not_resumed(thread, handle));
     };
-    thread.counts().resumes.increment();
+    thread.count(|counts| &counts.resumes);
     probe_job!("resume", job);
-    discover_if_due();
     let callers = job.lib_ctx.swap_with_thread();
     // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
     let go_on = || unsafe { job.fibre.switch() };
@@ -94,12 +94,12 @@ fn switch_in(thread: &Thread, job: JobRef, callers: SavedLibCtx, switch: impl Fn
     job.lib_ctx.save_and_restore(callers);
     let Some(result) = job.fibre.take_result() else {
         job.state.set(State::Paused);
-        thread.counts().pauses.increment();
+        thread.count(|counts| &counts.pauses);
         return Outcome::Paused(job.handle());
     };
     probe_job!("finish", job);
     job.finish();
-    thread.counts().finishes.increment();
+    thread.count(|counts| &counts.finishes);
     release(thread, job);
     Outcome::Finished(result)
 }

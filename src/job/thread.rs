@@ -13,7 +13,7 @@ use std::ptr;
 use crate::job::job::{JobRef, ThreadId};
 use crate::job::orphans::Orphans;
 use crate::job::pool::Pool;
-use crate::job::record::{self, Counts, ThreadRecord};
+use crate::job::record::{self, Count, Counts, ThreadRecord};
 use crate::sys::env;
 use crate::sys::mutex::ForkSafeMutex;
 use crate::sys::sanitizer;
@@ -29,7 +29,7 @@ pub struct Thread {
     pub orphans: Orphans,
     pub wait_contexts: FreeList,
     id: Cell<ThreadId>,
-    /// Where it counts what it does; None until it is registered.
+    /// Where it counts what it does; None before it is registered, and after its exit.
     record: Cell<Option<&'static ThreadRecord>>,
     /// The stack for signal handlers, where `overflow.rs` needs one and the thread had none.
     signal_stack: Cell<*mut c_void>,
@@ -116,7 +116,7 @@ impl Thread {
         let _guard = SyscallGuard::new(); // the C library may allocate
         let id = ThreadId::new();
         self.id.set(id);
-        self.record.set(Some(ThreadRecord::open(id)));
+        self.record.set(ThreadRecord::open(id));
         self.wait_contexts.open();
         if env::options().report_overflow {
             self.signal_stack.set(signal_stack::open());
@@ -137,10 +137,10 @@ impl Thread {
         self.id.get()
     }
 
-    /// Where this thread counts what it does.
+    /// Counts something that this thread does.
     #[inline(always)]
-    pub fn counts(&self) -> &'static Counts {
-        &self.record.get().unwrap_or(&record::OTHERS).counts
+    pub fn count(&self, what: impl Fn(&Counts) -> &Count) {
+        record::count(self.record.get(), what);
     }
 
     /// Destroys the idle jobs and forgets the limit. Paused and running jobs stay.

@@ -77,6 +77,19 @@ fn lowest_word_in_use(words: Range<usize>) -> Option<usize> {
     })
 }
 
+/// The lowest address from which on all of this memory can be read.
+pub fn lowest_readable(memory: Range<usize>) -> usize {
+    let mut lowest = memory.end;
+    while lowest > memory.start {
+        let page = ((lowest - 1) / page_bytes() * page_bytes()).max(memory.start);
+        if is_unreadable(page) {
+            break;
+        }
+        lowest = page;
+    }
+    lowest
+}
+
 /// The stack in a slot with these addresses.
 pub fn stack_in(slot: Range<usize>) -> Range<usize> {
     slot.start + GUARD_BYTES..slot.end
@@ -217,7 +230,7 @@ impl GuardedStack {
     /// The caller has nothing there.
     pub fn discard_below(&self, end: usize) -> bool {
         let start = self.addresses().start;
-        let bytes = end / page_bytes() * page_bytes() - start;
+        let bytes = (end / page_bytes() * page_bytes()).saturating_sub(start);
         let pages = ptr::with_exposed_provenance_mut(start);
         // SAFETY: the pages are this stack's, whose owner needs nothing there.
         unsafe { libc::madvise(pages, bytes, libc::MADV_DONTNEED) == 0 }

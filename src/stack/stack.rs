@@ -93,7 +93,8 @@ impl Stack {
             false => Self::from_program(functions),
         }?;
         let made = MADE.fetch_add(1, Relaxed) + 1;
-        PEAK.fetch_max(made - FREED.load(Relaxed), Relaxed);
+        // Meanwhile other threads may have freed stacks that they made later.
+        PEAK.fetch_max(made.saturating_sub(FREED.load(Relaxed)), Relaxed);
         UNGUARDED.fetch_add(stack.is_unguarded().into(), Relaxed);
         probe!("stack_made", stack.frames.start, stack.frames.len());
         Some(stack)
@@ -215,12 +216,19 @@ impl Stack {
     pub fn wipe(&self) {
         let _guard = SyscallGuard::new();
         let Range { start, end } = self.frames();
-        let lowest = match &self.memory {
-            Memory::Guarded { stack, .. } => self.measure(stack).lowest,
-            Memory::Users { .. } => None,
-        };
-        let start = lowest.unwrap_or(start.next_multiple_of(8));
         let end = end / 8 * 8;
+        let lowest = match &self.memory {
+            Memory::Guarded { stack, .. } => {
+                let lowest = self.measure(stack).lowest;
+                if let Some(lowest) = lowest {
+                    stack.discard_below(lowest); // what was swapped out is not seen
+                }
+                lowest
+            }
+            // The program may have put a guard at the bottom.
+            Memory::Users { .. } => Some(guarded::lowest_readable(start..end)),
+        };
+        let start = lowest.unwrap_or(start).next_multiple_of(8);
         self.allow_writing(start..end);
         for address in (start..end).step_by(8) {
             // SAFETY: the words are the stack's, on which nothing is. Each is written by itself:

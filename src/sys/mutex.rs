@@ -101,12 +101,14 @@ impl Stripe {
         unsafe { libc::pthread_mutex_unlock(self.0.get()) };
     }
 
-    /// Waits until the stripe has been free once, `deadline` at the latest.
-    fn drain(&self, deadline: &libc::timespec) {
+    /// Waits until the stripe has been free once, `deadline` at the latest; false if it was not.
+    fn drain(&self, deadline: &libc::timespec) -> bool {
         // SAFETY: as in `lock`; the deadline is a valid time.
-        if unsafe { lock_until(self.0.get(), deadline) } {
+        let was_free = unsafe { lock_until(self.0.get(), deadline) };
+        if was_free {
             self.unlock();
         }
+        was_free
     }
 
     /// Makes it free, whichever thread of the parent held it.
@@ -189,7 +191,16 @@ pub fn before_fork() {
         thread::yield_now();
     }
     let deadline = time_in(PATIENCE_MS);
-    STRIPES.0.iter().for_each(|stripe| stripe.drain(&deadline));
+    for stripe in &STRIPES.0 {
+        stripe.drain(&deadline);
+    }
+}
+
+/// Whether no mutex is held for long.
+pub fn are_free() -> bool {
+    const PATIENCE_MS: u64 = 100;
+    let deadline = time_in(PATIENCE_MS);
+    STRIPES.0.iter().all(|stripe| stripe.drain(&deadline))
 }
 
 /// Takes back this thread's announcement, if it stands.

@@ -1,7 +1,9 @@
-//! A stack for a thread's signal handlers.
+//! A stack for a thread's signal handlers, above a guard.
 
 use std::mem;
 use std::ptr;
+
+use crate::sys::limits::page_bytes;
 
 /// Bytes of the stack: the kernel's frame with all registers (some 12 KiB at most), and a handler.
 const BYTES: usize = 64 << 10;
@@ -20,15 +22,19 @@ pub fn open() -> *mut libc::c_void {
             libc::PROT_READ | libc::PROT_WRITE,
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
         );
-        let start = libc::mmap(ptr::null_mut(), BYTES, protection, flags, -1, 0);
-        if start == libc::MAP_FAILED {
+        let guard_bytes = page_bytes();
+        let bytes = guard_bytes + BYTES;
+        let guard = libc::mmap(ptr::null_mut(), bytes, protection, flags, -1, 0);
+        if guard == libc::MAP_FAILED {
             return ptr::null_mut();
         }
+        libc::mprotect(guard, guard_bytes, libc::PROT_NONE);
+        let start = guard.byte_add(guard_bytes);
         stack.ss_sp = start;
         stack.ss_size = BYTES;
         stack.ss_flags = 0;
         if libc::sigaltstack(&stack, ptr::null_mut()) != 0 {
-            libc::munmap(start, BYTES);
+            libc::munmap(guard, bytes);
             return ptr::null_mut();
         }
         start
@@ -51,6 +57,6 @@ pub fn close(start: *mut libc::c_void) {
                 return;
             }
         }
-        libc::munmap(start, BYTES);
+        libc::munmap(start.byte_sub(page_bytes()), page_bytes() + BYTES);
     }
 }
