@@ -1,7 +1,6 @@
 //! Clients that go away when their side of the handshake is done: the server's job is paused then,
 //! and HAProxy frees the connection without resuming it, so that the job stays for ever.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Failed;
@@ -85,12 +84,8 @@ fn bytes_of_each(
     site.settings = settings;
     let group = Haproxy.start(&site)?;
     wait_until_served(site.address, Key::Ec)?;
-    // What the first clients take serves the later ones, too.
-    let first = Lost {
-        of_each: lost.of_each / 5,
-        ..lost
-    };
-    lose(&site, first)?;
+    // What the first ones take at the most serves the later ones, too.
+    lose(&site, lost)?;
     let before = settled(&group, &site)?;
     lose(&site, lost)?;
     let after = settled(&group, &site)?;
@@ -114,16 +109,18 @@ fn lose(site: &Site, lost: Lost) -> Result<(), Failed> {
     })
 }
 
-/// The worker's memory, when it no longer shrinks while some clients come.
+/// The worker's memory, when it no longer shrinks while one client after the other is served.
 fn settled(group: &Group, site: &Site) -> Result<u64, Failed> {
     /// Longer than orphans are left alone, where they are reclaimed.
-    const PATIENCE: Duration = Duration::from_secs(3);
-    let (mut least, mut since) = (u64::MAX, Instant::now());
-    while since.elapsed() < PATIENCE {
-        thread::sleep(Duration::from_millis(50));
+    const PATIENCE: Duration = Duration::from_secs(2);
+    const MOST_PATIENCE: Duration = Duration::from_secs(20);
+    let start = Instant::now();
+    let (mut least, mut since) = (u64::MAX, start);
+    while since.elapsed() < PATIENCE && start.elapsed() < MOST_PATIENCE {
         wait_until_served(site.address, Key::Ec)?;
         let now = resident_bytes(&Haproxy.workers(group));
-        if now < least {
+        // By a hundredth at least.
+        if now < least - least / 100 {
             (least, since) = (now, Instant::now());
         }
     }
