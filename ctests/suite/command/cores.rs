@@ -33,7 +33,8 @@ fn core_of(case: &str, directory: &Path) -> Result<PathBuf, Failed> {
         expect(said.code.is_none(), "it ended without a signal")?;
     } else {
         let mut process = Observed::start(&mut shell)?;
-        output_of(command("kill", 10).args(["-QUIT", &process.pid()]))?;
+        // (A shell has SIGQUIT ignored in what it runs in the background.)
+        output_of(command("kill", 10).args(["-ABRT", &process.pid()]))?;
         process.child.wait()?;
     }
     let mut files = fs::read_dir(directory)?;
