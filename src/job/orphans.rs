@@ -16,8 +16,10 @@ use crate::sys::env;
 
 /// A thread begins no pass before this time has gone since the last one began, in milliseconds.
 const PERIOD_MS: u64 = 1_000;
-/// The most jobs that one step looks at, so that no call takes much longer than others.
-const STEP_JOBS: usize = 16;
+/// How many jobs a step looks at for each millisecond since the last step, and at most: so a busy
+/// thread has no call that takes much longer than others, and a quiet one gets on.
+const JOBS_PER_MS: u64 = 16;
+const MOST_JOBS: u64 = 1_024;
 
 /// How many orphans were destroyed.
 pub static RECLAIMED: AtomicU64 = AtomicU64::new(0);
@@ -27,6 +29,7 @@ pub struct Orphans {
     walk: Walk,
     is_passing: Cell<bool>,
     began_ms: Cell<u64>,
+    last_step_ms: Cell<u64>,
 }
 
 impl Orphans {
@@ -44,13 +47,20 @@ impl Orphans {
         if !self.is_passing.get() {
             return;
         }
-        let goes_on = self.walk.step(STEP_JOBS, |passed| {
-            let job = JobRef::of_thread(thread, passed.owner);
-            let orphan = job.filter(|job| job.state.get() == State::Paused);
-            if let Some(orphan) = orphan.filter(|job| job.wait_ctx.is_orphaned()) {
-                self.look_after(orphan, pool);
-            }
-        });
+        let now_ms = clock::now_ms();
+        let past_ms = now_ms.saturating_sub(self.last_step_ms.replace(now_ms));
+        let most = (JOBS_PER_MS * (past_ms + 1)).min(MOST_JOBS) as usize;
+        let (mut passed_by, mut goes_on) = (0, true);
+        while goes_on && passed_by < most {
+            goes_on = self.walk.step(most - passed_by, |passed| {
+                passed_by += 1;
+                let job = JobRef::of_thread(thread, passed.owner);
+                let orphan = job.filter(|job| job.state.get() == State::Paused);
+                if let Some(orphan) = orphan.filter(|job| job.wait_ctx.is_orphaned()) {
+                    self.look_after(orphan, pool);
+                }
+            });
+        }
         self.is_passing.set(goes_on);
     }
 
