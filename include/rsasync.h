@@ -10,7 +10,7 @@
 
 /**
  * What RSASYNC_get_stats() tells of the whole process. Later versions may add members at the
- * end.
+ * end. What is counted since the process began is counted on by a forked child.
  */
 struct rsasync_stats {
     /**
