@@ -99,7 +99,10 @@ pub fn command(program: impl AsRef<OsStr>, timeout_s: u32) -> Command {
     // The tester's own settings must not decide the outcome.
     for variable in [
         "RSASYNC_STACK_SIZE",
+        "RSASYNC_RECLAIM_ORPHANS",
+        "RSASYNC_REPORT_OVERFLOW",
         "RSASYNC_STATS",
+        "RSASYNC_WIPE_STACKS",
         "LD_PRELOAD",
         "LD_DEBUG",
         "ASAN_OPTIONS",
