@@ -11,7 +11,7 @@ use anstream::println;
 use anstyle::{AnsiColor, Style};
 
 use crate::bindings::{self, Caller, Goal, How};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::library::{self, Library};
 use crate::memory::Memory;
 use crate::objects::{self, Loaded};
@@ -46,7 +46,7 @@ pub fn check(pids: &[i32], all: bool, tree: bool) -> Result<ExitCode> {
         let report = match &opened {
             Ok(process) if all && !is_concerned(process) => continue,
             Err(error) if all => {
-                refused += usize::from(error.to_string().starts_with("no permission"));
+                refused += usize::from(error.kind == Kind::NoPermission);
                 continue;
             }
             Ok(process) => {

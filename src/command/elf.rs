@@ -12,7 +12,7 @@ use object::pod::{from_bytes, slice_from_bytes};
 use object::read::elf::{GnuHashTable, HashTable};
 use object::{LittleEndian, pod::Pod};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::memory::{Mapping, Memory};
 
 /// Of the processors that rsasync runs on.
@@ -72,7 +72,8 @@ impl Object {
             return Err(broken());
         }
         if file.e_ident.class != elf::ELFCLASS64 || file.e_ident.data != elf::ELFDATA2LSB {
-            return Err(Error::new("not of 64 bits: rsasync does not run there"));
+            let line = "not of 64 bits: rsasync does not run there";
+            return Err(Error::of_kind(Kind::NotOf64Bits, line));
         }
         let place = header + file.e_phoff.get(ENDIAN);
         let count = file.e_phnum.get(ENDIAN).into();
@@ -89,7 +90,7 @@ impl Object {
         let header = memory.mapping_at(place).map(|it| it.addresses.start);
         if let Some(header) = header
             && let Err(error) = Self::at(memory, header)
-            && error.to_string().starts_with("not of 64 bits")
+            && error.kind == Kind::NotOf64Bits
         {
             return Err(error);
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anstream::println;
 
 use crate::core::Core;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::library;
 use crate::memory::Memory;
 use crate::objects::{self, Loaded};
@@ -79,12 +79,8 @@ struct Target<'a> {
 impl<'a> Target<'a> {
     fn new(memory: &'a dyn Memory) -> Result<Self> {
         let objects = objects::objects(memory)?;
-        let libraries = library::all(memory, &objects);
-        if libraries.is_empty() {
-            return Err(Error::new("rsasync is not in it; `rsasync check` says why"));
-        }
-        let states = libraries
-            .iter()
+        let states = library::required(memory, &objects)?
+            .into_iter()
             .map(|library| Ok((library.object, library.state(memory)?)));
         let states = states.collect::<Result<_>>()?;
         Ok(Self {

@@ -1,6 +1,6 @@
 //! rsasync among a process's objects: the note by which it is known, and where its state lies.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::objects::Loaded;
 use crate::state::State;
@@ -17,6 +17,15 @@ pub struct Library {
 impl Library {
     pub fn state(&self, memory: &dyn Memory) -> Result<State> {
         State::read(memory, self.state)
+    }
+}
+
+/// All of them; an error if there is none.
+pub fn required(memory: &dyn Memory, objects: &[Loaded]) -> Result<Vec<Library>> {
+    let libraries = all(memory, objects);
+    match libraries.is_empty() {
+        true => Err(Error::new("rsasync is not in it; `rsasync check` says why")),
+        false => Ok(libraries),
     }
 }
 

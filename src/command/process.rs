@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Uid, User};
 use procfs::process::{self, MMapPath};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::memory::{Mapping, Memory, Pages};
 
 pub struct Process {
@@ -215,7 +215,7 @@ impl Memory for Process {
 
 /// Says as whom a refused look can be taken.
 fn why_not(proc: &process::Process, error: Error) -> Error {
-    if !error.to_string().starts_with("no permission") {
+    if error.kind != Kind::NoPermission {
         return error;
     }
     let me = nix::unistd::geteuid();
@@ -233,7 +233,7 @@ fn why_not(proc: &process::Process, error: Error) -> Error {
         }
         _ => "run as root".to_owned(),
     };
-    Error::new(format!("no permission: {as_whom}"))
+    Error::of_kind(Kind::NoPermission, format!("no permission: {as_whom}"))
 }
 
 /// Whether the system keeps users from reading even their own processes.

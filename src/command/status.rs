@@ -77,12 +77,9 @@ pub fn status(
 
 fn snapshots(pid: i32) -> Result<Vec<Snapshot>> {
     let process = Process::open(pid)?;
-    let look = || {
+    let look = || -> Result<Vec<_>> {
         let objects = objects::objects(&process)?;
-        let libraries = library::all(&process, &objects);
-        if libraries.is_empty() {
-            return Err(Error::new("rsasync is not in it; `rsasync check` says why"));
-        }
+        let libraries = library::required(&process, &objects)?;
         let snapshots = libraries.iter().map(|library| {
             let state = library.state(&process)?;
             let name = &process.name;
