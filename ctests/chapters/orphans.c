@@ -15,16 +15,6 @@
 /* For cases that measure resident memory, of which valgrind and the sanitizers have their own. */
 enum { MEASURED = OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN };
 
-#ifndef ON_LIBCRYPTO
-static struct rsasync_stats stats(void)
-{
-    struct rsasync_stats now;
-
-    RSASYNC_get_stats(&now, sizeof now);
-    return now;
-}
-#endif
-
 /* Pauses with a pattern on its stack, and nothing where it has called deep before. */
 static int deep_then_pause(void *result)
 {
@@ -89,15 +79,15 @@ CASE(orphans_are_counted, OURS,
     ASYNC_JOB *with_context = start_deep(ctx, 1), *without = start_deep(NULL, 2);
     ASYNC_JOB *first = orphan(3), *second = orphan(4);
 
-    CHECK_INT(stats().jobs_paused, 4);
-    CHECK_INT(stats().jobs_orphaned, 2);
+    CHECK_INT(current_stats().jobs_paused, 4);
+    CHECK_INT(current_stats().jobs_orphaned, 2);
     finish(first, 3);
-    CHECK_INT(stats().jobs_orphaned, 1);
+    CHECK_INT(current_stats().jobs_orphaned, 1);
     finish(second, 4);
     finish(without, 2);
     finish(with_context, 1);
-    CHECK_INT(stats().jobs_orphaned, 0);
-    CHECK_INT(stats().jobs_idle, 4);
+    CHECK_INT(current_stats().jobs_orphaned, 0);
+    CHECK_INT(current_stats().jobs_idle, 4);
     ASYNC_WAIT_CTX_free(ctx);
     ASYNC_cleanup_thread();
 }
@@ -264,11 +254,11 @@ static void check_orphans_go(void)
         jobs[i] = orphan(i);
     jobs[COUNT - 1] = orphan_with_large_args();
     work_seconds(55);
-    CHECK_INT(stats().jobs_orphaned, COUNT);
-    CHECK_INT(stats().orphans_reclaimed, 0);
+    CHECK_INT(current_stats().jobs_orphaned, COUNT);
+    CHECK_INT(current_stats().orphans_reclaimed, 0);
     work_seconds(10);
-    CHECK_INT(stats().jobs_orphaned, 0);
-    CHECK_INT(stats().orphans_reclaimed, COUNT);
+    CHECK_INT(current_stats().jobs_orphaned, 0);
+    CHECK_INT(current_stats().orphans_reclaimed, COUNT);
     /* Those that are no orphans, and one idle job of the work. */
     CHECK_INT(stacks_in_use(), 3);
     for (int i = 0; i < COUNT; i++) {
@@ -287,10 +277,7 @@ CASE(orphans_go_after_the_time_asked_for, OURS | NOT_ON_VALGRIND,
      "with RSASYNC_RECLAIM_ORPHANS=60 orphans are destroyed after 60 seconds, and their handles are "
      "refused; other paused jobs stay")
 {
-    if (runs_again_with() != NULL)
-        check_orphans_go();
-    else
-        run_again_with(__func__, "RSASYNC_RECLAIM_ORPHANS", "60");
+    call_with(__func__, "RSASYNC_RECLAIM_ORPHANS", "60", check_orphans_go);
 }
 
 static void check_limit_has_room_again(void)
@@ -307,7 +294,7 @@ static void check_limit_has_room_again(void)
     clock_offset_seconds += 2;
     while (start_pausing_job(&job, NULL, &ret, 1, 0) == ASYNC_NO_JOBS)
         clock_offset_seconds++;
-    CHECK_INT(stats().orphans_reclaimed, 3);
+    CHECK_INT(current_stats().orphans_reclaimed, 3);
     finish(job, 0);
     ASYNC_cleanup_thread();
 }
@@ -315,10 +302,7 @@ static void check_limit_has_room_again(void)
 CASE(reclaimed_orphans_make_room_under_the_limit, OURS | NOT_ON_VALGRIND,
      "a thread whose limit is used up by orphans gets jobs again")
 {
-    if (runs_again_with() != NULL)
-        check_limit_has_room_again();
-    else
-        run_again_with(__func__, "RSASYNC_RECLAIM_ORPHANS", "1");
+    call_with(__func__, "RSASYNC_RECLAIM_ORPHANS", "1", check_limit_has_room_again);
 }
 
 static void *leaves_orphans(void *jobs)
@@ -326,7 +310,7 @@ static void *leaves_orphans(void *jobs)
     for (int i = 0; i < 20; i++)
         ((ASYNC_JOB **)jobs)[i] = orphan(i);
     work_seconds(4);
-    CHECK_INT(stats().jobs_orphaned, 20); /* those of the main thread */
+    CHECK_INT(current_stats().jobs_orphaned, 20); /* those of the main thread */
     return NULL;
 }
 
@@ -337,7 +321,7 @@ static void check_threads_reclaim_their_own(void)
     for (int i = 0; i < 20; i++)
         own[i] = orphan(i);
     on_new_thread(leaves_orphans, theirs);
-    CHECK_INT(stats().orphans_reclaimed, 20);
+    CHECK_INT(current_stats().orphans_reclaimed, 20);
     for (int i = 0; i < 20; i++)
         finish(own[i], i);
     ASYNC_cleanup_thread();
@@ -346,10 +330,7 @@ static void check_threads_reclaim_their_own(void)
 CASE(a_thread_reclaims_its_own_orphans, OURS | NOT_ON_VALGRIND,
      "a thread destroys its own orphans, not those of another thread, which may just resume them")
 {
-    if (runs_again_with() != NULL)
-        check_threads_reclaim_their_own();
-    else
-        run_again_with(__func__, "RSASYNC_RECLAIM_ORPHANS", "1");
+    call_with(__func__, "RSASYNC_RECLAIM_ORPHANS", "1", check_threads_reclaim_their_own);
 }
 
 static void *frees(void *ctx)
@@ -366,17 +347,14 @@ static void check_freed_elsewhere(void)
     start_deep(ctx, 2);
     on_new_thread(frees, ctx);
     work_seconds(4);
-    CHECK_INT(stats().orphans_reclaimed, 2);
+    CHECK_INT(current_stats().orphans_reclaimed, 2);
     ASYNC_cleanup_thread();
 }
 
 CASE(a_context_of_two_jobs_may_be_freed_elsewhere, OURS | NOT_ON_VALGRIND,
      "two jobs of one context are orphans when another thread frees it")
 {
-    if (runs_again_with() != NULL)
-        check_freed_elsewhere();
-    else
-        run_again_with(__func__, "RSASYNC_RECLAIM_ORPHANS", "1");
+    call_with(__func__, "RSASYNC_RECLAIM_ORPHANS", "1", check_freed_elsewhere);
 }
 
 CASE(a_time_without_sense_is_reported, OURS | NOT_ON_VALGRIND,

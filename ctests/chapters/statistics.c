@@ -13,17 +13,9 @@
 /* All cases are OURS: libcrypto has nothing of the kind. */
 #ifndef ON_LIBCRYPTO
 
-static struct rsasync_stats stats(void)
-{
-    struct rsasync_stats now;
-
-    RSASYNC_get_stats(&now, sizeof now);
-    return now;
-}
-
 static void check_counts(uint64_t starts, uint64_t pauses, uint64_t resumes, uint64_t finishes)
 {
-    struct rsasync_stats now = stats();
+    struct rsasync_stats now = current_stats();
 
     CHECK_INT(now.starts, starts);
     CHECK_INT(now.pauses, pauses);
@@ -33,7 +25,7 @@ static void check_counts(uint64_t starts, uint64_t pauses, uint64_t resumes, uin
 
 static void check_jobs(uint64_t running, uint64_t paused, uint64_t idle)
 {
-    struct rsasync_stats now = stats();
+    struct rsasync_stats now = current_stats();
 
     CHECK_INT(now.jobs_running, running);
     CHECK_INT(now.jobs_paused, paused);
@@ -189,7 +181,7 @@ CASE(refusals_are_counted_by_reason, OURS,
         CHECK_INT(ASYNC_start_job(&stale, NULL, &ret, NULL, NULL, 0), ASYNC_ERR);
     job = NULL;
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, must_not_run, &ret, SIZE_MAX / 4), ASYNC_ERR);
-    now = stats();
+    now = current_stats();
     CHECK_INT(now.refused_null, 2);
     CHECK_INT(now.refused_pool_size, 1);
     CHECK_INT(now.refused_state, 3);
@@ -215,10 +207,10 @@ CASE(starts_without_a_job_are_counted_by_reason,
     CHECK_INT(setrlimit(RLIMIT_AS, &none), 0);
     while (start_pausing_job(&other, NULL, &ret, 1, 0) == ASYNC_PAUSE)
         other = NULL;
-    CHECK_INT(stats().no_jobs_limit, 3);
-    CHECK_INT(stats().no_jobs_memory, 1);
-    CHECK_INT(stats().starts, stats().jobs_paused);
-    CHECK_INT(stats().refused_memory, 0);
+    CHECK_INT(current_stats().no_jobs_limit, 3);
+    CHECK_INT(current_stats().no_jobs_memory, 1);
+    CHECK_INT(current_stats().starts, current_stats().jobs_paused);
+    CHECK_INT(current_stats().refused_memory, 0);
     finish(job, 1);
 }
 
@@ -239,17 +231,17 @@ CASE(the_deepest_use_of_a_stack_is_told, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | 
     uint64_t light, deep;
 
     finish(paused_job(NULL, 1, 1), 1);
-    light = stats().stack_deepest_bytes;
+    light = current_stats().stack_deepest_bytes;
     CHECK(light > 100 && light < 4 * KIB);
     CHECK_INT(ASYNC_start_job(&job, NULL, &ret, deep_job, &seed, sizeof seed), ASYNC_FINISH);
-    deep = stats().stack_deepest_bytes;
+    deep = current_stats().stack_deepest_bytes;
     /* The lowest byte that it writes is the first of its array. */
     CHECK(deep >= DEEP_BYTES && deep <= DEEP_BYTES + 512);
-    CHECK(stats().stack_resident_bytes >= DEEP_BYTES);
-    CHECK_INT(stats().stack_bytes, 128 * KIB);
+    CHECK(current_stats().stack_resident_bytes >= DEEP_BYTES);
+    CHECK_INT(current_stats().stack_bytes, 128 * KIB);
     ASYNC_cleanup_thread();
-    CHECK_INT(stats().stack_deepest_bytes, deep);
-    CHECK_INT(stats().stack_resident_bytes, 0);
+    CHECK_INT(current_stats().stack_deepest_bytes, deep);
+    CHECK_INT(current_stats().stack_resident_bytes, 0);
 }
 
 CASE(the_peak_of_stacks_is_told, OURS,
@@ -264,9 +256,9 @@ CASE(the_peak_of_stacks_is_told, OURS,
             finish(jobs[i], i);
         ASYNC_cleanup_thread();
     }
-    CHECK_INT(stats().stacks_peak, 10);
-    CHECK_INT(stats().stacks_made, 10 + 9 + 8);
-    CHECK_INT(stats().stacks_in_use, 0);
+    CHECK_INT(current_stats().stacks_peak, 10);
+    CHECK_INT(current_stats().stacks_made, 10 + 9 + 8);
+    CHECK_INT(current_stats().stacks_in_use, 0);
 }
 
 static void *makes_and_frees(void *unused)
@@ -288,8 +280,8 @@ CASE(the_peak_is_no_more_than_threads_had, OURS | NOT_ON_VALGRIND,
         CHECK_INT(pthread_create(&threads[i], NULL, makes_and_frees, NULL), 0);
     for (int i = 0; i < THREADS; i++)
         CHECK_INT(pthread_join(threads[i], NULL), 0);
-    CHECK(stats().stacks_peak >= 1 && stats().stacks_peak <= THREADS);
-    CHECK_INT(stats().stacks_made, THREADS * 20000);
+    CHECK(current_stats().stacks_peak >= 1 && current_stats().stacks_peak <= THREADS);
+    CHECK_INT(current_stats().stacks_made, THREADS * 20000);
 }
 
 CASE(a_program_of_an_older_header_gets_its_members, OURS,

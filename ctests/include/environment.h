@@ -95,4 +95,14 @@ static void run_again_with(const char *name, const char *variable, const char *v
     CHECK_INT(status, 0);
     CHECK_STR(message, "");
 }
+
+/* Calls f in a new process that has variable=value in its environment from the start. */
+__attribute__((unused))
+static void call_with(const char *name, const char *variable, const char *value, void (*f)(void))
+{
+    if (runs_again_with() != NULL)
+        f();
+    else
+        run_again_with(name, variable, value);
+}
 #endif

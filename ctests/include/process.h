@@ -42,13 +42,19 @@ __attribute__((unused)) static long resident(void)
 }
 
 #ifndef ON_LIBCRYPTO
+/* What RSASYNC_get_stats() tells now. */
+__attribute__((unused)) static struct rsasync_stats current_stats(void)
+{
+    struct rsasync_stats now;
+
+    RSASYNC_get_stats(&now, sizeof now);
+    return now;
+}
+
 /* How many stacks the jobs of all threads hold, idle jobs included. */
 __attribute__((unused)) static int stacks_in_use(void)
 {
-    struct rsasync_stats stats;
-
-    RSASYNC_get_stats(&stats, sizeof(stats));
-    return (int)stats.stacks_in_use;
+    return (int)current_stats().stacks_in_use;
 }
 #endif
 #endif

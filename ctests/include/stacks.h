@@ -68,10 +68,7 @@ __attribute__((unused)) static void finish_crowd(ASYNC_JOB **jobs, int count)
 #ifndef ON_LIBCRYPTO
 __attribute__((unused)) static int stacks_unguarded(void)
 {
-    struct rsasync_stats stats;
-
-    RSASYNC_get_stats(&stats, sizeof stats);
-    return (int)stats.stacks_unguarded;
+    return (int)current_stats().stacks_unguarded;
 }
 #endif
 

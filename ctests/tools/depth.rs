@@ -1,13 +1,15 @@
 //! `make depth`: how many bytes of a job's stack OpenSSL needs, by version and operation, as a
 //! table.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::exit;
 use std::sync::LazyLock;
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use harness::openssl::{Openssl, SYSTEM};
-use harness::stage::{STAGE, compiler, library_path, output_of, program_source, stdout_of};
+use harness::stage::{
+    STAGE, compiler, headers, library_path, output_of, program_source, stdout_of,
+};
 use libtest_mimic::Failed;
 
 /// An operation, and the arguments for it of programs/depth.c.
@@ -88,12 +90,12 @@ fn table() -> Result<Table, Failed> {
     Ok(table)
 }
 
-fn build(openssl: &Openssl) -> Result<impl AsRef<Path> + AsRef<std::ffi::OsStr> + use<>, Failed> {
+fn build(openssl: &Openssl) -> Result<PathBuf, Failed> {
     let program = openssl.built().join("depth");
     let mut cc = compiler(&program_source("depth.c"));
-    let headers = format!("-I{}", harness::stage::headers().display());
+    let include = format!("-I{}", headers().display());
     cc.args([library_path(), "-lrsasync".to_owned()]);
     cc.args(openssl.compile_flags()).args(["-lssl", "-lcrypto"]);
-    output_of(cc.arg(headers).arg("-o").arg(&program))?;
+    output_of(cc.arg(include).arg("-o").arg(&program))?;
     Ok(program)
 }
