@@ -137,9 +137,9 @@ const char *RSASYNC_version(void);
  * members that both know; the rest of its structure is set to 0. Any thread may call it.
  *
  * If size reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
- * microsecond for each. While other threads
- * use jobs the counts may be of slightly different moments. Where the address space is limited
- * (RLIMIT_AS), or all memory is locked (MCL_FUTURE), the bytes of stacks in use are not counted.
+ * microsecond for each. While other threads use jobs the counts may be of slightly different
+ * moments. Where the address space is limited (RLIMIT_AS), or all memory is locked (MCL_FUTURE),
+ * the bytes of stacks in use are not counted.
  *
  * What the caller must see to:
  * `stats` may be written for `size` bytes.

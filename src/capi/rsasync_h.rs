@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::error::{self, NoJob, Reason};
 use crate::job::census::Census;
-use crate::job::thread::{self, Thread};
+use crate::job::job::ThreadId;
+use crate::job::thread::Thread;
 use crate::job::{orphans, pool, record};
 use crate::stack::stack;
 use crate::sys::env;
@@ -102,9 +103,9 @@ pub extern "C" fn RSASYNC_version() -> *const c_char {
 /// members that both know; the rest of its structure is set to 0. Any thread may call it.
 ///
 /// If size reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
-/// microsecond for each. While other threads
-/// use jobs the counts may be of slightly different moments. Where the address space is limited
-/// (RLIMIT_AS), or all memory is locked (MCL_FUTURE), the bytes of stacks in use are not counted.
+/// microsecond for each. While other threads use jobs the counts may be of slightly different
+/// moments. Where the address space is limited (RLIMIT_AS), or all memory is locked (MCL_FUTURE),
+/// the bytes of stacks in use are not counted.
 ///
 /// # Safety
 /// `stats` may be written for `size` bytes.
@@ -172,7 +173,7 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
 ///         stacks from a program's own function, the sizes of what its other function took back
 #[unsafe(no_mangle)]
 pub extern "C" fn RSASYNC_trim_thread() -> usize {
-    Thread::with(|thread| thread.pool.destroy_idle_counted())
+    Thread::with(|thread| thread.pool.destroy_idle())
 }
 
 unsafe extern "C" {
@@ -183,7 +184,7 @@ unsafe extern "C" {
 /// context, such as a helper of a shell script, is silent.
 pub fn print_stats() {
     // A signal handler may call exit() and have interrupted who holds a mutex.
-    if !thread::any_was_registered() || !mutex::are_free() {
+    if !ThreadId::any_was_given() || !mutex::are_free() {
         return;
     }
     let (jobs, stacks) = (Census::of_jobs(), stack::counts());

@@ -24,6 +24,33 @@ use context::{Context, ContextFn, Transfer};
 
 use crate::sys::sanitizer::{self, FakeStack};
 
+/// Calls a function with two arguments, without a `call`: by a `jmp`, with the return address in rax.
+/// Returns the context of whoever switches back, or None if that was a job at its end.
+///
+/// A processor predicts where a `ret` goes from a stack of the calls that it has seen. The
+/// crate's `jump_fcontext` is made to be called but leaves by a `jmp`: its call would stay on
+/// that stack, and each `ret` that follows, all the way up the callers, would be predicted one
+/// off. So it is entered as it leaves, by a `jmp`, and so is a job's trampoline.
+#[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
+macro_rules! call_by_jump {
+    ($function:path, $first:expr, $second:expr) => {{
+        let from: *const c_void;
+        // This amounts to a call of a C function, which keeps what such a function must keep, and
+        // returns a Context in rax, which is a pointer (`repr(C)`), or NULL.
+        std::arch::asm!(
+            "lea rax, [rip + 2f]", // where the switch back comes
+            "jmp {function}",
+            "2:",
+            function = sym $function,
+            inout("rdi") $first => _,
+            inout("rsi") $second => _,
+            lateout("rax") from,
+            clobber_abi("C"),
+        );
+        mem::transmute::<*const c_void, Option<Context>>(from)
+    }};
+}
+
 /// What a fibre runs.
 pub type Func = unsafe extern "C" fn(args: *mut c_void) -> c_int;
 
@@ -92,8 +119,8 @@ impl Fibre {
     #[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
     #[inline(always)]
     unsafe fn begin_plain(&self, frames: Range<usize>) {
-        // SAFETY: the caller's promise.
-        let from = unsafe { enter(self, frames.end & !15) };
+        // SAFETY: the caller's promise; the trampoline finds the function in the fibre.
+        let from = unsafe { call_by_jump!(trampoline, ptr::from_ref(self), frames.end & !15) };
         self.suspended.set(from);
     }
 
@@ -201,31 +228,13 @@ impl Fibre {
 
 /// Jumps to a saved context and passes `data`; returns the context of whoever jumps back, or None
 /// if that was a job at its end.
-///
-/// A processor predicts where a `ret` goes from a stack of the calls that it has seen. The
-/// crate's `jump_fcontext` is made to be called but leaves by a `jmp`: its call would stay on
-/// that stack, and each `ret` that follows, all the way up the callers, would be predicted one
-/// off. So it is entered as it leaves, by a `jmp`. The return address, which a call would push,
-/// goes through rax to [`push_rax_and_jump`].
 #[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
 #[inline(always)]
 unsafe fn jump(to: Context, data: usize) -> Option<Context> {
-    let from: *const c_void;
-    // SAFETY: this amounts to a call of a C function with two arguments, which keeps what such a
-    // function must keep and returns a struct of two words, in rax and rdx. The first of them is
-    // a Context, which is a pointer (`repr(C)`), or NULL from the end of `trampoline`.
+    // SAFETY: the caller's promise; the context is used once.
     unsafe {
-        std::arch::asm!(
-            "lea rax, [rip + 2f]", // where the switch back comes
-            "jmp {push_rax_and_jump}",
-            "2:",
-            push_rax_and_jump = sym push_rax_and_jump,
-            inout("rdi") mem::transmute::<Context, *const c_void>(to) => _,
-            inout("rsi") data => _,
-            lateout("rax") from,
-            clobber_abi("C"),
-        );
-        mem::transmute::<*const c_void, Option<Context>>(from)
+        let to = mem::transmute::<Context, *const c_void>(to);
+        call_by_jump!(push_rax_and_jump, to, data)
     }
 }
 
@@ -251,32 +260,7 @@ extern "C" fn push_rax_and_jump() {
     )
 }
 
-/// Calls the fibre's function on a new stack; returns the context of the job at its first pause, or
-/// None when the function has returned.
-///
-/// The crate's way costs more: `make_fcontext` writes a frame for the first jump to load, and the
-/// last jump saves one that nobody will load. To save MXCSR alone takes 4.5 ns on some processors.
-#[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
-#[inline(always)]
-unsafe fn enter(fibre: &Fibre, top: usize) -> Option<Context> {
-    let from: *const c_void;
-    // SAFETY: as in `jump`.
-    unsafe {
-        std::arch::asm!(
-            "lea rax, [rip + 2f]", // where the first switch back comes, and the end
-            "jmp {trampoline}",
-            "2:",
-            trampoline = sym trampoline,
-            inout("rdi") ptr::from_ref(fibre) => _,
-            inout("rsi") top => _,
-            lateout("rax") from,
-            clobber_abi("C"),
-        );
-        mem::transmute::<*const c_void, Option<Context>>(from)
-    }
-}
-
-/// The two ends of a job. At the beginning it leaves on the dispatcher's stack the frame that
+/// The two ends of a job, on the stack whose top rsi has. At the beginning it leaves on the dispatcher's stack the frame that
 /// `jump_fcontext` would leave there; at the end it loads that of the last dispatcher.
 ///
 /// ```text
@@ -284,6 +268,9 @@ unsafe fn enter(fibre: &Fibre, top: usize) -> Option<Context> {
 ///    | MXCSR, x87 | r12 | r13 | r14 | r15 | rbx | rbp | return address |
 ///    ^ the context
 /// ```
+///
+/// The crate's way costs more: `make_fcontext` writes a frame for the first jump to load, and the
+/// last jump saves one that nobody will load. To save MXCSR alone takes 4.5 ns on some processors.
 ///
 /// A debugger or `pthread_exit` may unwind at any instruction, so each has its unwind information.
 #[cfg(all(target_arch = "x86_64", not(rsasync_plain_switch)))]
@@ -461,6 +448,6 @@ extern "C" fn trampoline(first: Transfer) -> ! {
         fibre.finish_first_switch();
     }
     let Some(func) = func else { process::abort() };
-    // SAFETY: `prepare`'s caller promised that these are its arguments.
+    // SAFETY: `begin`'s caller promised that these are its arguments.
     fibre.end(unsafe { func(fibre.args.get()) })
 }

@@ -44,11 +44,8 @@ impl Census {
             if let Some(stack) = passed.stack.filter(|_| with_stacks) {
                 let usage = Usage::of(stack.clone());
                 census.resident_bytes += usage.resident_bytes as u64;
-                let frames_end = stack.end - OWNER_BYTES;
-                let depth = usage
-                    .lowest
-                    .map_or(0, |lowest| frames_end.saturating_sub(lowest));
-                census.deepest_bytes = census.deepest_bytes.max(depth as u64);
+                let depth = usage.depth_below(stack.end - OWNER_BYTES) as u64;
+                census.deepest_bytes = census.deepest_bytes.max(depth);
             }
         }) {}
         census

@@ -63,6 +63,7 @@ impl ThreadId {
         Self(LAST_THREAD_ID.fetch_add(1, Relaxed) + 1)
     }
 
+    /// Whether some thread of the process has made a job or a wait context, or set its limit.
     pub fn any_was_given() -> bool {
         LAST_THREAD_ID.load(Relaxed) != 0
     }
@@ -309,8 +310,8 @@ impl JobRef {
         let frames_bytes = stack.frames().len();
         let job = place.as_ptr();
         // SAFETY: the place is aligned, large enough (see the assertions above) and nobody else's,
-        // and every field is written. Other threads may read the atomic ones meanwhile, by a
-        // stale handle or in a walk; zeroed memory and what an earlier job left are valid values of them.
+        // and every field is written. Other threads may read the atomic ones meanwhile, by a stale
+        // handle or in a walk; zeroed memory and what an earlier job left are valid values of them.
         unsafe {
             (*job).owner.store(owner.0, Relaxed);
             (*job).wait_ctx.clear();
@@ -334,9 +335,10 @@ impl JobRef {
 
     /// The job of this thread in this place, where a stack's owner is or was; None if there is none.
     pub fn of_thread(thread: ThreadId, place: usize) -> Option<Self> {
-        let job = Sight::of(place)?;
-        // Only its own thread destroys a job: it goes on to exist.
-        (job.owner == thread).then_some(Self(job.place))
+        let job = job_at(place)?;
+        // SAFETY: as in `job_at`. Only its own thread destroys a job: it goes on to exist.
+        let owner = unsafe { (*job.as_ptr()).owner.load(Relaxed) };
+        (owner == thread.0).then_some(Self(job))
     }
 
     /// Ends an idle job that is in no pool: every handle of it is stale from now on. Nobody has
@@ -354,10 +356,17 @@ impl JobRef {
     }
 }
 
+/// The job in this place, where a stack's owner is or was; None if there is none. It may be gone
+/// at any time, unless it is the calling thread's.
+fn job_at(place: usize) -> Option<NonNull<Job>> {
+    let job = NonNull::new(ptr::with_exposed_provenance_mut::<Job>(place))?;
+    // SAFETY: the place is aligned, and can be read for ever; the field is atomic.
+    let handle = unsafe { (*job.as_ptr()).handle.load(Acquire) };
+    (handle & Handle::ADDRESS_MASK == place).then_some(job)
+}
+
 /// What any thread can see of a job. It may have changed since.
 pub struct Sight {
-    place: NonNull<Job>,
-    pub owner: ThreadId,
     pub state: State,
     /// The job was started with a wait context, which has been freed.
     pub is_orphaned: bool,
@@ -366,15 +375,10 @@ pub struct Sight {
 impl Sight {
     /// Of the job in this place, where a stack's owner is or was; None if there is none.
     pub fn of(place: usize) -> Option<Self> {
-        let job = ptr::with_exposed_provenance_mut::<Job>(place);
-        // SAFETY: the place is aligned and can be read for ever; these fields are atomic.
+        let job = job_at(place)?.as_ptr();
+        // SAFETY: as in `job_at`; these fields are atomic, too.
         unsafe {
-            if (*job).handle.load(Acquire) & Handle::ADDRESS_MASK != place {
-                return None;
-            }
             Some(Self {
-                place: NonNull::new(job)?,
-                owner: ThreadId((*job).owner.load(Relaxed)),
                 state: (*job).state.get(),
                 is_orphaned: (*job).wait_ctx.is_orphaned(),
             })
@@ -425,8 +429,6 @@ impl Job {
     #[inline(always)]
     pub fn begin(&self, Top(top): Top) {
         let frames = self.stack.frames().start..top;
-        self.stack
-            .allow_writing(top - Fibre::FIRST_FRAME_BYTES..top);
         // SAFETY: the stack is this job's, which is idle; what lies above `top` stays.
         unsafe { self.fibre.begin(frames, || self.stack.whole()) };
     }

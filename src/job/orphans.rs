@@ -35,8 +35,11 @@ pub struct Orphans {
 impl Orphans {
     /// Begins a pass if it is time for one.
     pub fn begin_pass(&self) {
+        if self.is_passing.get() {
+            return;
+        }
         let now_ms = clock::now_ms();
-        if !self.is_passing.get() && now_ms.wrapping_sub(self.began_ms.get()) >= PERIOD_MS {
+        if now_ms.wrapping_sub(self.began_ms.get()) >= PERIOD_MS {
             self.began_ms.set(now_ms);
             self.is_passing.set(true);
         }

@@ -137,17 +137,11 @@ impl Pool {
             .set(LimitEpoch(self.epoch.get().0.wrapping_add(1)));
     }
 
-    fn destroy_idle(&self) {
-        while let Some(job) = self.pop() {
-            self.destroy(job).free();
-        }
-    }
-
-    /// The same; returns how many bytes of memory went back.
-    pub fn destroy_idle_counted(&self) -> usize {
+    /// Destroys the idle jobs; returns how many bytes of memory went back.
+    pub fn destroy_idle(&self) -> usize {
         let mut bytes = 0;
         while let Some(job) = self.pop() {
-            bytes += self.destroy(job).free_counted();
+            bytes += self.destroy(job).free();
         }
         bytes
     }

@@ -1,7 +1,7 @@
 //! Start, resume, pause, finish: the fast path, from a C function's first line to the jump.
 //!
 //! ```text
-//!   start   a job from the pool | prepare: args, first frame | switch_in
+//!   start   a job from the pool | prepare: args              | switch_in
 //!   resume  the handle's job                                 | switch_in
 //!   switch_in  current = job | switch ...          ... switched back | paused, or finish: pool
 //!   pause                        ... | switch back | marks cleared

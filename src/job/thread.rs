@@ -168,11 +168,6 @@ impl Thread {
     }
 }
 
-/// Whether some thread of the process has made a job or a wait context, or set its limit.
-pub fn any_was_registered() -> bool {
-    ThreadId::any_was_given()
-}
-
 /// The key whose destructor runs when a thread exits, if one could be had.
 fn exit_key() -> Option<libc::pthread_key_t> {
     unsafe extern "C" fn on_thread_exit(thread: *mut c_void) {

@@ -66,6 +66,11 @@ impl Usage {
         }
         usage
     }
+
+    /// How many bytes below this address, where the frames begin, have been used.
+    pub fn depth_below(&self, top: usize) -> usize {
+        self.lowest.map_or(0, |lowest| top.saturating_sub(lowest))
+    }
 }
 
 /// The lowest address of a word that is not zero.

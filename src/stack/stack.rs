@@ -237,14 +237,15 @@ impl Stack {
         }
     }
 
-    /// Gives the memory back; false if it is ours, but locked, and stays.
-    pub fn free(self) -> bool {
+    /// Gives the memory back; says how many bytes the system got, or the program's own function.
+    pub fn free(self) -> usize {
         let _guard = SyscallGuard::new();
         UNGUARDED.fetch_sub(self.is_unguarded().into(), Relaxed);
         probe!("stack_freed", self.frames.start, self.frames.len());
-        if let Memory::Guarded { stack, .. } = &self.memory {
-            self.measure(stack);
-        }
+        let bytes = match &self.memory {
+            Memory::Guarded { stack, .. } => self.measure(stack).resident_bytes,
+            Memory::Users { .. } => self.frames.len(),
+        };
         let (went_back, owner) = match self.memory {
             Memory::Guarded { stack, owner } => (stack.free(), owner),
             Memory::Users { free, owner } => {
@@ -258,25 +259,13 @@ impl Stack {
             owner.free();
         }
         FREED.fetch_add(1, Release);
-        went_back
-    }
-
-    /// Frees it; says how many bytes the system got, or the program's own function.
-    pub fn free_counted(self) -> usize {
-        let _guard = SyscallGuard::new();
-        let bytes = match &self.memory {
-            Memory::Users { .. } => self.frames.len(),
-            Memory::Guarded { stack, .. } => self.measure(stack).resident_bytes,
-        };
-        if self.free() { bytes } else { 0 }
+        if went_back { bytes } else { 0 }
     }
 
     /// Looks how much was used, before that can no longer be seen.
     fn measure(&self, stack: &GuardedStack) -> Usage {
         let usage = Usage::of(stack.addresses());
-        if let Some(lowest) = usage.lowest {
-            DEEPEST.fetch_max(self.frames.end.saturating_sub(lowest), Relaxed);
-        }
+        DEEPEST.fetch_max(usage.depth_below(self.frames.end), Relaxed);
         usage
     }
 }

@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, c_char};
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -140,11 +141,15 @@ fn number<T>(
     variable(name, read).unwrap_or((None, None))
 }
 
-fn parse_seconds(text: &str) -> Option<u64> {
+fn parse_digits<T: FromStr>(text: &str) -> Option<T> {
     if !text.starts_with(|c: char| c.is_ascii_digit()) {
         return None; // the integers' own parser would take a sign
     }
-    let seconds = text.parse().ok()?;
+    text.parse().ok()
+}
+
+fn parse_seconds(text: &str) -> Option<u64> {
+    let seconds = parse_digits(text)?;
     (seconds == 0 || RECLAIM_SECONDS.contains(&seconds)).then_some(seconds * 1_000)
 }
 
@@ -156,9 +161,6 @@ fn parse_size(text: &str) -> Option<usize> {
             None => (text, 1),
         },
     };
-    if !digits.starts_with(|c: char| c.is_ascii_digit()) {
-        return None; // as above
-    }
-    let size = digits.parse::<usize>().ok()?.checked_mul(unit)?;
+    let size = parse_digits::<usize>(digits)?.checked_mul(unit)?;
     STACK_BYTES.contains(&size).then_some(size)
 }
