@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   start   a job from the pool | prepare: args              | switch_in
-//!   resume  the handle's job                                 | switch_in
+//!   resume  the handle's job | marks cleared                 | switch_in
 //!   switch_in  current = job | switch ...          ... switched back | paused, or finish: pool
-//!   pause                        ... | switch back | marks cleared
+//!   pause                        ... | switch back ... resumed
 //! ```
 
 use std::ffi::c_int;
@@ -75,6 +75,9 @@ pub fn resume(thread: &Thread, handle: Handle) -> Result<Outcome, Error> {
     };
     thread.count(|counts| &counts.resumes);
     probe_job!("resume", job);
+    if let Some(ctx) = job.wait_ctx.get() {
+        ctx.clear_marks();
+    }
     let callers = job.lib_ctx.swap_with_thread();
     // SAFETY: the job is suspended on its own stack, which exists, and belongs to this thread.
     let go_on = || unsafe { job.fibre.switch() };
@@ -116,9 +119,6 @@ pub fn pause(thread: &Thread) {
     probe_job!("pause", job);
     // SAFETY: the job runs, so its dispatcher is suspended, on this thread.
     unsafe { job.fibre.switch() };
-    if let Some(ctx) = job.wait_ctx.get() {
-        ctx.clear_marks();
-    }
 }
 
 /// Puts an idle job into the pool.
