@@ -40,7 +40,7 @@ use crate::fibre::fibre::{Fibre, Func};
 use crate::openssl::default_context::SavedLibCtx;
 use crate::stack::stack::{OWNER_BYTES, Stack};
 use crate::sys::env;
-use crate::sys::syscall_guard::SyscallGuard;
+use crate::sys::syscall_guard::ErrnoGuard;
 use crate::wait_ctx::wait_ctx::WaitCtx;
 use crate::wait_ctx::weak::WeakWaitCtx;
 
@@ -435,7 +435,7 @@ impl Job {
 
     #[cold]
     fn copy_to_heap(&self, args: Args) -> Result<NonNull<u8>, Error> {
-        let _guard = SyscallGuard::new(); // an allocation that fails sets errno
+        let _guard = ErrnoGuard::new(); // an allocation that fails sets errno
         let layout = Layout::from_size_align(args.bytes, 16).ok();
         let heap_args = layout.and_then(|layout| {
             // SAFETY: there are more than 0 bytes.
