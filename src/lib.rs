@@ -37,6 +37,7 @@
 //!                  loader           the objects that the dynamic loader has loaded
 //!                  elf              the symbols of one object
 //!                  limits           what the system allows the process
+//!                  advice           many pages in one system call
 //!                  env              the environment variables
 //!                  syscall_guard    system calls that leave no trace in errno
 //!                  signal_stack     a stack for signal handlers
@@ -56,6 +57,7 @@ compile_error!("a panic must not unwind into C: build with panic = \"abort\"");
 pub mod c_types;
 
 mod sys {
+    pub mod advice;
     pub mod clock;
     pub mod elf;
     pub mod env;

@@ -255,6 +255,45 @@ CASE(markers_that_do_nothing_are_no_guards, OURS | NOT_ON_VALGRIND,
     finish_crowd(jobs, 100);
 }
 
+/* In a crowd the library installs many guards in one call, where it can. */
+static void check_guards_of_a_crowd(void)
+{
+    enum { CROWD = 700 };
+    ASYNC_JOB **jobs = start_crowd(CROWD, note_frame);
+
+    for (int i = 0; i < CROWD; i++)
+        check_stack(frames[i], DEFAULT_BYTES);
+    finish_crowd(jobs, CROWD);
+}
+
+CASE(the_stacks_of_a_crowd_are_guarded, OURS | NOT_ON_VALGRIND,
+     "each of 700 stacks is guarded, of a first crowd and of a second one")
+{
+    check_guards_of_a_crowd();
+    check_guards_of_a_crowd();
+}
+
+static void answer_process_madvise(unsigned action)
+{
+    static const int call = SYS_process_madvise;
+
+    filter_calls(&call, 1, action, SECCOMP_RET_ALLOW);
+}
+
+CASE(a_crowd_is_guarded_without_process_madvise, OURS | NOT_ON_VALGRIND,
+     "so it is where the kernel, or a filter, refuses process_madvise")
+{
+    answer_process_madvise(SECCOMP_RET_ERRNO | EPERM);
+    check_guards_of_a_crowd();
+}
+
+CASE(a_crowd_is_guarded_where_process_madvise_does_nothing, OURS | NOT_ON_VALGRIND,
+     "so it is where the system accepts process_madvise and does nothing")
+{
+    answer_process_madvise(SECCOMP_RET_ERRNO | 0);
+    check_guards_of_a_crowd();
+}
+
 CASE(stacks_made_after_mlockall_of_what_is_there_are_guarded, OURS | NOT_ON_VALGRIND,
      "mlockall(MCL_CURRENT) leaves the guards that there are, and later stacks have guards")
 {

@@ -957,8 +957,8 @@ static void use_everything(void)
 
 /* What the library calls, and libcrypto's jobs need not. */
 static const int more_than_libcrypto[] = {
-    SYS_madvise, SYS_mprotect, SYS_mincore, SYS_prlimit64, SYS_openat, SYS_sched_yield,
-    SYS_clock_gettime,
+    SYS_madvise, SYS_process_madvise, SYS_mprotect, SYS_mincore, SYS_prlimit64, SYS_openat,
+    SYS_sched_yield, SYS_clock_gettime,
 };
 
 static void under_errors(int error, int resource)
@@ -1026,7 +1026,8 @@ static const int always_needed[] = {
 };
 /* README.md's list of what the library calls besides. */
 static const int listed[] = {
-    SYS_madvise, SYS_mprotect, SYS_mincore, SYS_prlimit64, SYS_openat, SYS_read, SYS_close,
+    SYS_madvise, SYS_process_madvise, SYS_mprotect, SYS_mincore, SYS_prlimit64, SYS_openat, SYS_read,
+    SYS_close,
     SYS_clock_gettime, SYS_sched_yield,
 };
 

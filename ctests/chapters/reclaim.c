@@ -69,6 +69,15 @@ static void burst(int count)
         finish(jobs[i], touch_deep(i));
 }
 
+/* Pauses, and returns its argument. */
+static int light_and_paused(void *number)
+{
+    int result = *(int *)number;
+
+    ASYNC_pause_job();
+    return result;
+}
+
 /* Runs this many jobs, one at a time, which touch little. */
 static void light_work(int count)
 {
@@ -80,8 +89,6 @@ static void light_work(int count)
         CHECK_INT(ret, 5);
     }
 }
-
-/* ---- without a call ---- */
 
 /* The library's calls of madvise come here: the cases count how often memory is given back. */
 static int given_back;
@@ -103,6 +110,126 @@ static void light_seconds(int seconds)
         light_work(JOBS_PER_CHECK);
     }
 }
+
+/* ---- stacks that are freed ---- */
+
+static void *has_one_job(void *unused)
+{
+    light_work(1);
+    return unused;
+}
+
+static long page_faults(void)
+{
+    struct rusage usage;
+
+    CHECK_INT(getrusage(RUSAGE_SELF, &usage), 0);
+    return usage.ru_minflt;
+}
+
+CASE(one_job_again_and_again_costs_no_fault, MEASURED,
+     "to make one job and free it, again and again, by ASYNC_cleanup_thread() or the thread's end, "
+     "gives no memory back and needs none anew")
+{
+    enum { TIMES = 300 };
+    long before = 0;
+    int i;
+
+    for (i = -10; i < TIMES; i++) {
+        if (i == 0)
+            before = page_faults(), given_back = 0;
+        light_work(1);
+        ASYNC_cleanup_thread();
+    }
+    CHECK(page_faults() - before < TIMES / 10);
+    for (i = 0; i < 10; i++)
+        on_new_thread(has_one_job, NULL);
+    CHECK_INT(given_back, 0);
+}
+
+#ifndef ON_LIBCRYPTO
+CASE(a_freed_stack_keeps_little, MEASURED,
+     "a freed stack of which a job has used more than 64 KiB gives its memory back; so does "
+     "each that RSASYNC_trim_thread frees")
+{
+    light_work(1);
+    ASYNC_cleanup_thread();
+    given_back = 0;
+    burst(1);
+    ASYNC_cleanup_thread();
+    CHECK_INT(given_back, 1);
+    light_work(1);
+    CHECK(RSASYNC_trim_thread() > 0);
+    CHECK_INT(given_back, 2);
+}
+#endif
+
+CASE(freed_stacks_keep_little_together, MEASURED,
+     "of 400 stacks that were freed fewer than 100 keep memory")
+{
+    enum { COUNT = 400 };
+    ASYNC_JOB *jobs[COUNT];
+    long before;
+    int i;
+
+    for (i = 0; i < COUNT; i++)
+        jobs[i] = start_paused(light_and_paused, i);
+    before = resident();
+    for (i = 0; i < COUNT; i++)
+        finish(jobs[i], i);
+    ASYNC_cleanup_thread();
+    CHECK(before - resident() >= (COUNT - 100) * sysconf(_SC_PAGESIZE));
+}
+
+/* 257 jobs begin a block of stacks that is made ready at once. */
+enum { CROWD = 257 };
+
+CASE(a_crowd_commits_little_ahead, MEASURED,
+     "the memory of a crowd's stacks is that of its jobs and at most one part in 16 more")
+{
+    ASYNC_JOB *jobs[CROWD];
+    long page = sysconf(_SC_PAGESIZE), before;
+    int i;
+
+    for (i = 0; i < CROWD; i++)
+        jobs[i] = NULL; /* resident from here on */
+    light_work(1);
+    before = resident();
+    for (i = 0; i < CROWD; i++)
+        jobs[i] = start_paused(light_and_paused, i);
+    CHECK(resident() - before <= CROWD * page * 17 / 16 + 64 * 1024);
+    for (i = 0; i < CROWD; i++)
+        finish(jobs[i], i);
+    ASYNC_cleanup_thread();
+}
+
+static void *has_a_crowd(void *unused)
+{
+    ASYNC_JOB *jobs[CROWD];
+    int i;
+
+    for (i = 0; i < CROWD; i++)
+        jobs[i] = start_paused(light_and_paused, i);
+    for (i = 0; i < CROWD; i++)
+        finish(jobs[i], i);
+    return unused;
+}
+
+CASE(what_was_committed_ahead_goes_back, MEASURED,
+     "threads that end, each after a crowd of jobs, leave no memory behind")
+{
+    long before;
+    int i;
+
+    for (i = 0; i < 4; i++)
+        on_new_thread(has_a_crowd, NULL);
+    before = resident();
+    for (i = 0; i < 40; i++)
+        on_new_thread(has_a_crowd, NULL);
+    CHECK(resident() - before < 512L * 1024);
+}
+
+/* ---- without a call ---- */
 
 CASE(idle_jobs_give_memory_back, MEASURED,
      "idle jobs that a thread has not needed for more than ten seconds keep a page of memory each")

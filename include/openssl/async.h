@@ -110,7 +110,8 @@ extern "C" {
 int ASYNC_init_thread(size_t max_size, size_t init_size);
 
 /**
- * Frees the calling thread's idle jobs and forgets its limit.
+ * Frees the calling thread's idle jobs and forgets its limit. The memory of their stacks goes back to
+ * the system, but for that of a few small ones, which the next jobs of any thread will use.
  *
  * Jobs that are paused stay valid and may be resumed; a running one that calls this goes on.
  * A thread that ends does it by itself. Jobs still paused then can never be resumed; their

@@ -173,7 +173,9 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
 ///         stacks from a program's own function, the sizes of what its other function took back
 #[unsafe(no_mangle)]
 pub extern "C" fn RSASYNC_trim_thread() -> usize {
-    Thread::with(|thread| thread.pool.destroy_idle())
+    let mut bytes = 0;
+    Thread::with(|thread| thread.pool.destroy_idle(|stack| bytes += stack.give_back()));
+    bytes
 }
 
 unsafe extern "C" {

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::error::{Error, NoJob, Reason};
 use crate::job::job::{JobRef, LimitEpoch, ThreadId};
 use crate::job::reclaim::{Reclaim, STEP_JOBS};
+use crate::stack::guarded::GuardedStack;
 use crate::stack::stack::Stack;
+use crate::sys::slots::{BLOCK_SLOTS, SpareSlots};
 
 /// The jobs of one thread; zeroed memory is a pool without any. The idle ones are linked by
 /// [`Job::next_idle`](crate::job::job::Job).
@@ -23,6 +25,8 @@ pub struct Pool {
     epoch: Cell<LimitEpoch>,
     /// Jobs of this thread that exist, idle or not, of any epoch.
     existing: Cell<u64>,
+    /// For stacks of jobs to come, in a crowd.
+    spare: SpareSlots,
     /// The thread exits: an idle job is destroyed, as nobody would free it later.
     is_closed: Cell<bool>,
 }
@@ -42,6 +46,8 @@ pub enum Due {
 impl Pool {
     const STEP_EVERY: u32 = STEP_JOBS as u32;
     const PERIOD_EVERY: u32 = 256;
+    /// From so many jobs on stacks are prepared a block at a time: at most one in 16 in vain.
+    const CROWD: u64 = (BLOCK_SLOTS * BLOCK_SLOTS) as u64;
 
     /// The idle job that was used last.
     #[inline]
@@ -87,7 +93,9 @@ impl Pool {
             return Err(NoJob::Limit);
         }
         self.made.set(self.made.get() + 1); // before: the program's own function may start a job
-        let Some(stack) = Stack::new() else {
+        let is_crowd = self.existing.get() >= Self::CROWD && !self.is_closed.get();
+        let spare = is_crowd.then_some(&self.spare);
+        let Some(stack) = Stack::new(spare) else {
             self.made.set(self.made.get() - 1);
             return Err(NoJob::NoMemory);
         };
@@ -130,20 +138,19 @@ impl Pool {
 
     /// Destroys the idle jobs, and begins an epoch with this limit (0: none) and no job made.
     pub fn begin_epoch(&self, limit: usize) {
-        self.destroy_idle();
+        self.destroy_idle(Stack::free);
         self.made.set(0);
         self.limit.set(limit);
         self.epoch
             .set(LimitEpoch(self.epoch.get().0.wrapping_add(1)));
     }
 
-    /// Destroys the idle jobs; returns how many bytes of memory went back.
-    pub fn destroy_idle(&self) -> usize {
-        let mut bytes = 0;
+    /// Destroys the idle jobs; their stacks go there.
+    pub fn destroy_idle(&self, mut free: impl FnMut(Stack)) {
         while let Some(job) = self.pop() {
-            bytes += self.destroy(job).free();
+            free(self.destroy(job));
         }
-        bytes
+        GuardedStack::give_back_spare(&self.spare);
     }
 
     /// The thread exits, and has no idle job: from now on a job is destroyed when it becomes idle.

@@ -13,16 +13,19 @@
 //! accept the marker and do nothing (emulators), some refuse it (locked memory); so what counts
 //! is the result, and whether the first guard of the process really faults.
 //!
-//! A freed stack gives its pages back at once. Its guard stays.
+//! A freed stack gives its pages back at once, but for a few stacks that don't hold much. Its guard
+//! stays.
 
-use std::ffi::c_long;
+use std::ffi::{c_int, c_long};
 use std::ops::Range;
 use std::ptr;
+use std::slice;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use crate::stack::valgrind;
+use crate::sys::advice::{advise, commit};
 use crate::sys::limits::page_bytes;
-use crate::sys::slots::{Content, Slot, SlotPool};
+use crate::sys::slots::{BLOCK_SLOTS, Content, Slot, SlotPool, SpareSlots};
 
 /// Bytes of a guard: 16 pages of 4 KiB, one of 64 KiB. Frames up to this size can't jump over it.
 pub const GUARD_BYTES: usize = 64 << 10;
@@ -33,6 +36,16 @@ const _: () = assert!(
 /// Bytes that a slot has beside the guard and the stack's size, for what the owner has at the top:
 /// the job (256), a copy of arguments (1,024 at most), the first frames.
 const TOP_BYTES: usize = 4 << 10;
+/// The most bytes that a freed stack may go on to hold.
+const KEPT_BYTES: usize = 64 << 10;
+
+const MADV_GUARD_INSTALL: c_int = 102;
+
+/// What is known of guard markers: one of the following.
+static MARKERS: AtomicU8 = AtomicU8::new(UNTRIED);
+const UNTRIED: u8 = 0;
+const WORKS: u8 = 1;
+const DOES_NOTHING: u8 = 2;
 
 /// How much of a stack has been used.
 #[derive(Clone, Copy, Default)]
@@ -73,13 +86,21 @@ impl Usage {
     }
 }
 
-/// The lowest address of a word that is not zero.
-fn lowest_word_in_use(words: Range<usize>) -> Option<usize> {
-    words.step_by(size_of::<u64>()).find(|&address| {
-        let word = ptr::with_exposed_provenance_mut(address);
-        // SAFETY: the caller's addresses can be read; the job's thread may be writing there.
-        unsafe { AtomicU64::from_ptr(word) }.load(Relaxed) != 0
-    })
+/// The lowest address of a word of this page that is not zero.
+fn lowest_word_in_use(page: Range<usize>) -> Option<usize> {
+    const LINE_WORDS: usize = 8; // many at a time: most of a page is zero
+    let words = page.len() / size_of::<AtomicU64>();
+    // SAFETY: the caller's page can be read; the job's thread may be writing there.
+    let words = unsafe {
+        slice::from_raw_parts(ptr::with_exposed_provenance::<AtomicU64>(page.start), words)
+    };
+    let is_used =
+        |words: &[AtomicU64]| words.iter().fold(0, |bits, word| bits | word.load(Relaxed)) != 0;
+    let line = words.chunks_exact(LINE_WORDS).position(is_used)?;
+    let word = words[line * LINE_WORDS..]
+        .iter()
+        .position(|word| word.load(Relaxed) != 0)?;
+    Some(page.start + (line * LINE_WORDS + word) * size_of::<AtomicU64>())
 }
 
 /// The lowest address from which on all of this memory can be read.
@@ -113,20 +134,28 @@ pub struct GuardedStack {
 }
 
 impl GuardedStack {
-    /// A stack with at least this many usable bytes; None if there is no memory.
-    pub fn new(pool: &'static SlotPool, bytes: usize) -> Option<Self> {
+    /// A stack with at least this many usable bytes; None if there is no memory. `spare` is for who
+    /// makes many.
+    pub fn new(pool: &'static SlotPool, bytes: usize, spare: Option<&SpareSlots>) -> Option<Self> {
         let slot_bytes = bytes
             .checked_add(TOP_BYTES + GUARD_BYTES)?
             .checked_next_multiple_of(page_bytes())?;
         let stack = Self {
-            slot: pool.take(slot_bytes)?,
+            slot: pool.take_with_spare(slot_bytes, spare)?,
             is_guarded: true,
         };
-        if stack.slot.is_prepared() {
-            stack.populate_top();
-            return Some(stack);
+        match stack.slot.is_prepared() {
+            true => Some(stack),
+            false => stack.prepare(spare),
         }
-        stack.prepare()
+    }
+
+    /// Gives back what [`GuardedStack::new`] has left in `spare`.
+    pub fn give_back_spare(spare: &SpareSlots) {
+        while let Some(slot) = spare.pop() {
+            let is_guarded = slot.is_prepared();
+            Self { slot, is_guarded }.give_back();
+        }
     }
 
     /// The stack that this memory belongs to, if it is one of this pool.
@@ -155,7 +184,7 @@ impl GuardedStack {
 
     /// Makes the guard of a slot that has none, and the stack writable where it is not.
     #[cold]
-    fn prepare(mut self) -> Option<Self> {
+    fn prepare(mut self, spare: Option<&SpareSlots>) -> Option<Self> {
         let slot = &self.slot;
         if slot.is_at_rest_read_only() {
             // A protected guard costs two mappings, its own and the stack's. Else the whole slot
@@ -174,13 +203,17 @@ impl GuardedStack {
                 return None;
             }
             self.is_guarded = is_split || self.mark();
+        } else if let Some(block) = spare.and_then(|spare| spare.block_of(slot))
+            && prepare_block(block)
+        {
+            self.slot.set_block_prepared();
+            return Some(self);
         } else {
             self.is_guarded = self.mark() || self.protect_guard();
         }
         if self.is_guarded {
             self.slot.set_prepared();
         }
-        self.populate_top();
         Some(self)
     }
 
@@ -198,11 +231,6 @@ impl GuardedStack {
 
     /// Puts a guard marker into the page tables; false if that does not make a guard.
     fn mark(&self) -> bool {
-        const MADV_GUARD_INSTALL: i32 = 102;
-        const UNTRIED: u8 = 0;
-        const WORKS: u8 = 1;
-        const DOES_NOTHING: u8 = 2;
-        static MARKERS: AtomicU8 = AtomicU8::new(UNTRIED);
         let markers = MARKERS.load(Relaxed);
         if markers == DOES_NOTHING {
             return false;
@@ -222,15 +250,6 @@ impl GuardedStack {
         true
     }
 
-    /// Has the page committed that the job will lie in: to ask for it costs less than the fault
-    /// at its first touch, which is most of what a new job costs. Before Linux 5.14 it faults.
-    #[cold]
-    fn populate_top(&self) {
-        let page = ptr::with_exposed_provenance_mut(self.addresses().end - page_bytes());
-        // SAFETY: the page is this stack's; it is only made present.
-        unsafe { libc::madvise(page, page_bytes(), libc::MADV_POPULATE_WRITE) };
-    }
-
     /// Gives back the whole pages below `end`; false if they are locked. They read as zeros then.
     /// The caller has nothing there.
     pub fn discard_below(&self, end: usize) -> bool {
@@ -241,16 +260,51 @@ impl GuardedStack {
         unsafe { libc::madvise(pages, bytes, libc::MADV_DONTNEED) == 0 }
     }
 
+    /// Whether a stack that holds this much may be freed as it is: few are, those that are taken again
+    /// first.
+    pub fn may_keep(&self, usage: &Usage) -> bool {
+        usage.resident_bytes <= KEPT_BYTES
+            && self.slot.is_among_first()
+            && !self.slot.is_at_rest_read_only()
+            && !self.slot.is_temporary()
+    }
+
+    /// Gives the slot, and the memory with it, to whoever takes one.
+    pub fn free(self) {
+        self.slot.free();
+    }
+
     /// Gives the memory back to the system, then the slot to whoever takes one. False if the
     /// memory is locked and stays. (Among stacks that are one mapping, one can't become read-only
     /// again without a mapping of its own: it stays charged until its region is empty.)
-    pub fn free(self) -> bool {
+    pub fn give_back(self) -> bool {
         let is_restored = self.slot.is_at_rest_read_only()
             && self.slot.is_split()
             && self.slot.restore_read_only();
         let is_discarded = is_restored || self.discard_below(self.addresses().end);
         self.slot.free();
         is_discarded
+    }
+}
+
+/// Marks the guards of a block of slots, and has the pages committed that their jobs will lie in.
+#[cold]
+fn prepare_block(slots: [Range<usize>; BLOCK_SLOTS]) -> bool {
+    if MARKERS.load(Relaxed) != WORKS || valgrind::is_running() {
+        return false; // (valgrind 3.19 does not know the call)
+    }
+    let guards = slots
+        .clone()
+        .map(|slot| slot.start..slot.start + GUARD_BYTES);
+    let tops = slots.map(|slot| slot.end - page_bytes()..slot.end);
+    // SAFETY: the caller's thread has taken the slots, and uses none of them yet.
+    unsafe {
+        let are_marked =
+            advise(&guards, MADV_GUARD_INSTALL) && is_unreadable(guards[BLOCK_SLOTS - 1].start);
+        if are_marked {
+            commit(&tops);
+        }
+        are_marked
     }
 }
 

@@ -90,7 +90,7 @@ unsafe extern "C" fn guarded_alloc(num: *mut usize) -> *mut c_void {
     // SAFETY: the caller's promise above.
     let bytes = unsafe { &mut *num };
     let wanted = (*bytes).max(env::options().stack_bytes());
-    let Some(stack) = GuardedStack::new(&FOR_PROGRAM, wanted) else {
+    let Some(stack) = GuardedStack::new(&FOR_PROGRAM, wanted, None) else {
         return ptr::null_mut();
     };
     *bytes = stack.addresses().len();
@@ -110,7 +110,7 @@ unsafe extern "C" fn guarded_free(addr: *mut c_void) {
     // SAFETY: nobody uses the memory, by the caller's promise; what is in no slot is malloc's.
     unsafe {
         match GuardedStack::find(&FOR_PROGRAM, addr.addr()) {
-            Some(stack) => drop(stack.free()),
+            Some(stack) => drop(stack.give_back()),
             None => libc::free(addr),
         }
     }

@@ -14,7 +14,7 @@ use crate::stack::mem_functions::{self, FreeFn, MemFunctions};
 use crate::stack::valgrind;
 use crate::sys::env;
 use crate::sys::probes::probe;
-use crate::sys::slots::{Content, Slot, SlotPool};
+use crate::sys::slots::{Content, Slot, SlotPool, SpareSlots};
 use crate::sys::syscall_guard::SyscallGuard;
 
 /// What libcrypto asks for, and so what a program's own function is asked for, in bytes.
@@ -83,13 +83,13 @@ impl Stack {
     pub const FRAMES_END_OFFSET: usize =
         mem::offset_of!(Self, frames) + mem::offset_of!(Range<usize>, end);
 
-    /// A stack from the functions in place; None if they have no memory.
-    pub fn new() -> Option<Self> {
+    /// A stack from the functions in place; None if they have no memory. `spare` is for who makes many.
+    pub fn new(spare: Option<&SpareSlots>) -> Option<Self> {
         let _guard = SyscallGuard::new();
         env::report_nonsense();
         let functions = mem_functions::freeze();
         let stack = match functions.is_builtin() {
-            true => Self::builtin(),
+            true => Self::builtin(spare),
             false => Self::from_program(functions),
         }?;
         let made = MADE.fetch_add(1, Relaxed) + 1;
@@ -100,12 +100,12 @@ impl Stack {
         Some(stack)
     }
 
-    fn builtin() -> Option<Self> {
-        let stack = GuardedStack::new(&FOR_JOBS, env::options().stack_bytes())?;
+    fn builtin(spare: Option<&SpareSlots>) -> Option<Self> {
+        let stack = GuardedStack::new(&FOR_JOBS, env::options().stack_bytes(), spare)?;
         let owner = match stack.slot().is_temporary() {
             true => match OWNERS.take(OWNER_BYTES) {
                 None => {
-                    stack.free();
+                    stack.give_back();
                     return None;
                 }
                 owner => owner,
@@ -237,29 +237,47 @@ impl Stack {
         }
     }
 
-    /// Gives the memory back; says how many bytes the system got, or the program's own function.
-    pub fn free(self) -> usize {
+    /// Frees a stack. The memory of a few stays, for those that come next: a thread that makes one
+    /// job again and again costs no faults.
+    pub fn free(self) {
+        self.free_or_give_back(GuardedStack::may_keep);
+    }
+
+    /// Frees a stack and gives its memory back; says how many bytes the system got, or the program's
+    /// own function.
+    pub fn give_back(self) -> usize {
+        self.free_or_give_back(|_, _| false)
+    }
+
+    fn free_or_give_back(self, may_keep: impl FnOnce(&GuardedStack, &Usage) -> bool) -> usize {
         let _guard = SyscallGuard::new();
         UNGUARDED.fetch_sub(self.is_unguarded().into(), Relaxed);
         probe!("stack_freed", self.frames.start, self.frames.len());
-        let bytes = match &self.memory {
-            Memory::Guarded { stack, .. } => self.measure(stack).resident_bytes,
-            Memory::Users { .. } => self.frames.len(),
+        let usage = match &self.memory {
+            Memory::Guarded { stack, .. } => self.measure(stack),
+            Memory::Users { .. } => Usage::default(),
         };
-        let (went_back, owner) = match self.memory {
-            Memory::Guarded { stack, owner } => (stack.free(), owner),
+        let (bytes, owner) = match self.memory {
+            Memory::Guarded { stack, owner } if may_keep(&stack, &usage) => {
+                stack.free();
+                (0, owner)
+            }
+            Memory::Guarded { stack, owner } => match stack.give_back() {
+                true => (usage.resident_bytes, owner),
+                false => (0, owner),
+            },
             Memory::Users { free, owner } => {
                 // SAFETY: it goes with the function that gave this memory; by owning the Stack
                 // the caller knows that nobody uses it.
                 unsafe { free(ptr::with_exposed_provenance_mut(self.frames.start)) };
-                (true, Some(owner))
+                (self.frames.len(), Some(owner))
             }
         };
         if let Some(owner) = owner {
             owner.free();
         }
         FREED.fetch_add(1, Release);
-        if went_back { bytes } else { 0 }
+        bytes
     }
 
     /// Looks how much was used, before that can no longer be seen.

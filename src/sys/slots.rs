@@ -39,11 +39,16 @@ const SLOTS_PER_NEW_SLOT: usize = 8;
 /// An empty region stays as it is if at most this many of its slots were in use together: a
 /// thread that makes and frees one job again and again costs no mapping each time.
 const KEPT_SLOTS: usize = 16;
+/// Slots of a block, which can be taken and prepared together.
+pub const BLOCK_SLOTS: usize = 16;
+const _: () = assert!(64 % BLOCK_SLOTS == 0, "the bits of a block are in one word");
 
 /// The protection of memory in use.
 const READ_WRITE: c_int = libc::PROT_READ | libc::PROT_WRITE;
 
-/// The slots for one kind of thing, in the whole process.
+/// The slots for one kind of thing, in the whole process. It has a cache line of its own, and so a
+/// stripe of the mutexes: threads that make different things don't meet.
+#[repr(align(64))]
 pub struct SlotPool {
     newest: ForkSafeMutex<NewestRegion>,
     content: Content,
@@ -163,6 +168,40 @@ pub struct Slot {
     index: usize,
 }
 
+/// Slots that a thread has taken ahead, neighbours; zeroed memory is none. They are freed one by one.
+pub struct SpareSlots {
+    region: Cell<Option<&'static Region>>,
+    next: Cell<usize>,
+    end: Cell<usize>,
+}
+
+impl SpareSlots {
+    fn put(&self, region: &'static Region, slots: Range<usize>) {
+        self.region.set(Some(region));
+        self.next.set(slots.start);
+        self.end.set(slots.end);
+    }
+
+    pub fn pop(&self) -> Option<Slot> {
+        let (region, index) = (self.region.get()?, self.next.get());
+        let is_one_left = index < self.end.get();
+        is_one_left.then(|| {
+            self.next.set(index + 1);
+            Slot { region, index }
+        })
+    }
+
+    /// The addresses of this slot and those behind it, if it begins a block whose others are here.
+    pub fn block_of(&self, slot: &Slot) -> Option<[Range<usize>; BLOCK_SLOTS]> {
+        let is_whole = ptr::eq(self.region.get()?, slot.region)
+            && self.next.get() == slot.index + 1
+            && self.end.get() == slot.index + BLOCK_SLOTS;
+        let (Range { start, .. }, bytes) = (slot.addresses(), slot.region.slot_bytes);
+        let nth = |n: usize| start + n * bytes..start + (n + 1) * bytes;
+        is_whole.then(|| std::array::from_fn(nth))
+    }
+}
+
 /// Slots that are taken, of 64 neighbours: an iterator over their addresses.
 pub struct TakenSlots {
     /// The address of the first of the 64.
@@ -192,13 +231,26 @@ impl SlotPool {
         }
     }
 
-    /// A free slot of at least this size; None if there is no memory.
+    /// A free slot of this size; None if there is no memory.
     pub fn take(&'static self, slot_bytes: usize) -> Option<Slot> {
+        self.take_with_spare(slot_bytes, None)
+    }
+
+    /// The same for who takes many, always of this size from this pool, and has `spare` for the rest of
+    /// the slot's block. So threads meet less, here and in page tables.
+    pub fn take_with_spare(
+        &'static self,
+        slot_bytes: usize,
+        spare: Option<&SpareSlots>,
+    ) -> Option<Slot> {
+        if let Some(slot) = spare.and_then(SpareSlots::pop) {
+            return Some(slot);
+        }
         let mut newest = self.newest.lock();
         let alike = newest
             .iter()
             .filter(|region| region.slot_bytes == slot_bytes);
-        if let Some(slot) = alike.clone().find_map(Region::take_slot) {
+        if let Some(slot) = alike.clone().find_map(|region| region.take_slot(spare)) {
             return Some(slot);
         }
         let all = alike.map(|region| region.slots).sum::<usize>();
@@ -210,7 +262,7 @@ impl SlotPool {
         let wanted = wanted.clamp(FIRST_REGION_SLOTS, LARGEST_REGION_SLOTS);
         let region = Region::map(self, wanted, slot_bytes, &terms)?;
         region.older.set(newest.0.replace(region));
-        let slot = region.take_slot();
+        let slot = region.take_slot(spare);
         drop(newest);
         if self.content == Content::Objects {
             let Range { start, end } = region.slot_addresses();
@@ -361,8 +413,9 @@ impl Region {
         self.first_undumped.store(0, Relaxed);
     }
 
-    /// Takes the lowest free slot, if there is one. Under the pool's mutex.
-    fn take_slot(&'static self) -> Option<Slot> {
+    /// Takes the lowest free slot, if there is one, and with it the rest of its block for `spare`, if
+    /// all of that is free. Under the pool's mutex.
+    fn take_slot(&'static self, spare: Option<&SpareSlots>) -> Option<Slot> {
         let taken = self.slots_taken.load(Relaxed);
         if taken == self.slots {
             return None;
@@ -371,18 +424,35 @@ impl Region {
         let first = self.first_free_word.load(Relaxed);
         let word = first + self.bits[first..].iter().position(is_free)?;
         let bit = self.bits[word].taken.load(Relaxed).trailing_ones() as usize;
-        self.bits[word].taken.fetch_or(1 << bit, Relaxed);
-        self.first_free_word.store(word, Relaxed);
-        self.slots_taken.store(taken + 1, Relaxed);
-        self.most_taken.fetch_max(taken + 1, Relaxed);
         let index = word * 64 + bit;
-        if index >= self.first_undumped.load(Relaxed) {
-            self.dump_through(index);
+        let count = match spare {
+            Some(spare) if self.may_take_block(index) => {
+                spare.put(self, index + 1..index + BLOCK_SLOTS);
+                BLOCK_SLOTS
+            }
+            _ => 1,
+        };
+        let bits = u64::MAX >> (64 - count) << bit;
+        self.bits[word].taken.fetch_or(bits, Relaxed);
+        self.first_free_word.store(word, Relaxed);
+        self.slots_taken.store(taken + count, Relaxed);
+        self.most_taken.fetch_max(taken + count, Relaxed);
+        if index + count > self.first_undumped.load(Relaxed) {
+            self.dump_through(index + count - 1);
         }
         Some(Slot {
             region: self,
             index,
         })
+    }
+
+    /// Whether a block of free slots begins here, which cost nothing before they are used.
+    fn may_take_block(&self, first: usize) -> bool {
+        first.is_multiple_of(BLOCK_SLOTS)
+            && first + BLOCK_SLOTS <= self.slots
+            && self.bits[first / 64].taken.load(Relaxed) & block_bits(first) == 0
+            && !self.is_temporary
+            && !self.is_read_only.load(Relaxed)
     }
 
     /// The taken ones among 64 slots, from this one on. Under the pool's mutex.
@@ -484,6 +554,18 @@ impl Slot {
         self.bits().prepared.fetch_or(self.bit(), Relaxed);
     }
 
+    /// The same for this slot and the rest of its block.
+    pub fn set_block_prepared(&self) {
+        self.bits()
+            .prepared
+            .fetch_or(block_bits(self.index), Relaxed);
+    }
+
+    /// Whether the slot is one of the few that are taken first, and so again and again.
+    pub fn is_among_first(&self) -> bool {
+        self.index < KEPT_SLOTS
+    }
+
     /// Whether the slot's memory may be unmapped once it is freed.
     pub fn is_temporary(&self) -> bool {
         self.region.is_temporary
@@ -573,6 +655,11 @@ impl Slot {
     fn bit(&self) -> u64 {
         1 << (self.index % 64)
     }
+}
+
+/// The bits of a block that begins at this slot, in their word.
+fn block_bits(first: usize) -> u64 {
+    ((1 << BLOCK_SLOTS) - 1) << (first % 64)
 }
 
 /// Maps pages of a region anew, without huge pages; false if the system refuses.
