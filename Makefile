@@ -86,12 +86,15 @@ test:
 	@sh ctests/needs
 	$(CARGO) test --quiet -- $(FLAGS)
 
-# What each call costs, of rsasync and of libcrypto in turn; plots and raw numbers go to
-# target/bench. FLAGS go to the benchmark: --quick, and words of the rows to measure.
+# What each call costs, of rsasync and of libcrypto in turn, and what whole programs see of it; plots
+# and raw numbers go to target/bench. FLAGS go to the benchmark: --quick, and words of the rows to
+# measure.
 bench: library
 	@sh ctests/needs
+	CARGO_PROFILE_RELEASE_DEBUG=line-tables-only $(CARGO) rustc --release --quiet \
+	    --target-dir $(TARGET)/lines -p rsasync --lib -- $(LINK)
 	$(CARGO) build --release --quiet -p ctests --bin bench
-	$(RELEASE)/bench --rsasync $(SHARED) $(FLAGS)
+	$(RELEASE)/bench --rsasync $(SHARED) --with-lines $(TARGET)/lines/release/librsasync.so $(FLAGS)
 
 # Random use of the whole interface in eight threads, for SECONDS (60 by default).
 soak: library

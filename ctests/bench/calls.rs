@@ -8,8 +8,10 @@ use std::sync::Barrier;
 use std::thread;
 
 use crate::clock;
+use crate::crowd::Files;
 use crate::loops::{self, Loaded, Loop};
 use crate::measure::{Comparison, Measure, Row, Subject, Target, Unit};
+use crate::programs;
 use crate::switchers;
 
 /// Other implementations of stack switches that do the same.
@@ -45,23 +47,23 @@ impl Call {
     }
 }
 
-const CALLS: [Call; 10] = [
+const CALLS: [Call; 12] = [
     Call::new("start + finish, no args", loops::start_finish_no_args)
-        .target(4.0)
+        .target(4.5)
         .others(&[(Subject::Corosensei, switchers::corosensei_start_finish)]),
-    Call::new("start + finish, 64 bytes", loops::start_finish_64).target(4.0),
-    Call::new("start + finish, 4 KiB", loops::start_finish_4096),
+    Call::new("start + finish, 64 bytes", loops::start_finish_64).target(4.5),
+    Call::new("start + finish, 4 KiB", loops::start_finish_4096).target(2.0),
     Call::new(
         "start + finish, ten calls deep",
         loops::start_finish_ten_deep,
     )
-    .target(3.5)
+    .target(4.5)
     .others(&[(
         Subject::Corosensei,
         switchers::corosensei_start_finish_ten_deep,
     )]),
     Call::new("resume + pause", loops::resume_pause)
-        .target(1.9)
+        .target(2.3)
         .others(&[
             (Subject::Corosensei, switchers::corosensei_resume_suspend),
             (Subject::BareJump, switchers::jump),
@@ -70,19 +72,22 @@ const CALLS: [Call; 10] = [
         "resume + pause, ten calls deep",
         loops::resume_pause_ten_deep,
     )
-    .target(2.0)
+    .target(2.3)
     .others(&[(
         Subject::Corosensei,
         switchers::corosensei_resume_suspend_ten_deep,
     )]),
-    Call::new("get_current_job", loops::current_job).target(2.0),
+    Call::new("get_current_job", loops::current_job).target(3.0),
     Call::new("get_current_job, in a job", loops::current_job_in_job),
-    Call::new("pause_job outside a job", loops::pause_outside),
+    Call::new("pause_job outside a job", loops::pause_outside).target(2.0),
     Call::new(
         "wait context: new, set, get, clear, free",
         loops::wait_ctx_life,
     )
-    .target(1.0),
+    .target(1.3),
+    Call::new("start + finish + cleanup_thread", loops::job_and_cleanup).target(1.0),
+    // Most of it is the thread's own.
+    Call::new("a thread with a job", loops::thread_with_a_job).target(0.97),
 ];
 
 /// Two processes without libcrypto that measure rsasync.
@@ -160,6 +165,7 @@ pub fn comparisons<'a>(
     libcrypto: &'a Loaded,
     rsasync: &'a Loaded,
     alone: &'a Alone,
+    files: Files<'a>,
 ) -> Vec<Comparison<'a>> {
     let mut comparisons: Vec<_> = CALLS
         .iter()
@@ -180,6 +186,7 @@ pub fn comparisons<'a>(
             }
         })
         .collect();
+    comparisons.push(programs::loading(files));
     comparisons.push(Comparison {
         row: Row::new(
             "the bare jump behind two C functions",

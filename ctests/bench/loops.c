@@ -5,10 +5,13 @@
  * threads and processes does not count.
  */
 #include <openssl/async.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 /* `Async` of ctests/harness/functions.rs, with the same members in the same order. */
 struct async {
@@ -180,6 +183,51 @@ double start_finish_ten_deep(const struct async *lib, size_t count)
     return took / (double)count;
 }
 
+double job_and_cleanup(const struct async *lib, size_t count)
+{
+    struct looped_job job = new_job(lib, nothing, ASYNC_FINISH);
+    double began = thread_nanoseconds(), took;
+
+    for (size_t i = 0; i < count; i++) {
+        start_finish_call(&job);
+        lib->cleanup_thread();
+    }
+    took = thread_nanoseconds() - began;
+    lib->free(job.ctx);
+    return took / (double)count;
+}
+
+static double process_nanoseconds(void)
+{
+    struct timespec time;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
+}
+
+static void *only_job(void *job)
+{
+    start_finish_call(job);
+    return NULL;
+}
+
+/* The processor time of the threads and of this one, which makes them: their ends count as well. */
+double thread_with_a_job(const struct async *lib, size_t count)
+{
+    struct looped_job job = new_job(lib, nothing, ASYNC_FINISH);
+    double began = process_nanoseconds(), took;
+
+    for (size_t i = 0; i < count; i++) {
+        pthread_t thread;
+
+        must(pthread_create(&thread, NULL, only_job, &job) == 0, "pthread_create");
+        must(pthread_join(thread, NULL) == 0, "pthread_join");
+    }
+    took = process_nanoseconds() - began;
+    lib->free(job.ctx);
+    return took / (double)count;
+}
+
 static int pausing(void *args)
 {
     struct looped_job *job = *(struct looped_job **)args;
@@ -332,6 +380,21 @@ void crowd_finish(const struct async *lib, ASYNC_WAIT_CTX *ctx, ASYNC_JOB **jobs
 
         must(lib->start_job(&jobs[i], ctx, &ret, NULL, NULL, 0) == ASYNC_FINISH, "ASYNC_start_job");
     }
+}
+
+/* Nanoseconds of a fork; the child ends at once. */
+double fork_once(void)
+{
+    struct timespec began, ended;
+    pid_t child;
+
+    clock_gettime(CLOCK_MONOTONIC, &began);
+    child = fork();
+    if (child == 0)
+        _exit(0);
+    clock_gettime(CLOCK_MONOTONIC, &ended);
+    must(child > 0 && waitpid(child, NULL, 0) == child, "fork");
+    return (double)(ended.tv_sec - began.tv_sec) * 1e9 + (double)(ended.tv_nsec - began.tv_nsec);
 }
 
 /* Two C functions between the caller and the switch: a library with a C interface has no fewer. */

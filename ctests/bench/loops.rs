@@ -21,6 +21,9 @@ unsafe extern "C" {
     pub fn current_job_in_job(lib: &Async, count: usize) -> f64;
     pub fn pause_outside(lib: &Async, count: usize) -> f64;
     pub fn wait_ctx_life(lib: &Async, count: usize) -> f64;
+    pub fn job_and_cleanup(lib: &Async, count: usize) -> f64;
+    pub fn thread_with_a_job(lib: &Async, count: usize) -> f64;
+    pub fn fork_once() -> f64;
     pub fn crowd_start(lib: &Async, ctx: Pointer, jobs: *mut Pointer, count: usize);
     pub fn crowd_finish(lib: &Async, ctx: Pointer, jobs: *mut Pointer, count: usize);
 

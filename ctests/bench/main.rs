@@ -1,17 +1,22 @@
 //! `make bench`: measures the costs of rsasync's and libcrypto's calls in one run, in turn.
 
 mod calls;
+mod client;
 mod clock;
 mod crowd;
 mod loops;
 mod measure;
 mod number;
 mod plot;
+mod programs;
+mod promises;
 mod report;
+mod servers;
 mod switchers;
 mod table;
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -41,6 +46,9 @@ struct Arguments {
     #[arg(long, value_name = "FILE", hide_default_value = true)]
     #[arg(default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/librsasync.so"))]
     rsasync: PathBuf,
+    /// The same with line tables, to tell what each source file costs a call
+    #[arg(long, value_name = "FILE")]
+    with_lines: Option<PathBuf>,
     #[command(subcommand)]
     part: Option<Part>,
 }
@@ -60,6 +68,13 @@ enum Part {
         /// Another library, which is loaded first
         #[arg(long)]
         beside: Option<PathBuf>,
+    },
+    /// Puts a load on a TLS server
+    #[command(hide = true)]
+    LoadServer {
+        address: SocketAddr,
+        in_flight: usize,
+        handshakes: usize,
     },
 }
 
@@ -97,6 +112,11 @@ fn measure_part(part: &Part) -> Outcome {
             };
             crowd::serve(&Loaded::load(library)?, &plan)?;
         }
+        Part::LoadServer {
+            address,
+            in_flight,
+            handshakes,
+        } => client::serve(*address, *in_flight, *handshakes)?,
     }
     Ok(())
 }
@@ -123,10 +143,15 @@ fn compare(arguments: &Arguments) -> Outcome {
         let duration = Duration::from_millis(milliseconds);
         measure::rounds(comparisons, rounds, duration, &progress)
     };
+    let files = Files {
+        rsasync: &arguments.rsasync,
+        libcrypto: &arguments.libcrypto,
+    };
     let rounds = if arguments.quick { 31 } else { 101 };
+    let comparisons = calls::comparisons(&libcrypto, &rsasync, &alone, files);
     let calls = Section {
         title: "Calls".to_owned(),
-        rows: measure_wanted(calls::comparisons(&libcrypto, &rsasync, &alone), rounds, 5),
+        rows: measure_wanted(comparisons, rounds, 5),
     };
     let mut speedups = measure_wanted(calls::two_threads(&libcrypto, &rsasync), rounds / 3, 60);
 
@@ -134,10 +159,6 @@ fn compare(arguments: &Arguments) -> Outcome {
     plans.retain(|plan| wanted(&plan.title()));
     progress.set_position(0);
     progress.set_length(plans.iter().map(|plan| plan.rounds).sum());
-    let files = Files {
-        rsasync: &arguments.rsasync,
-        libcrypto: &arguments.libcrypto,
-    };
     let crowds: Vec<_> = plans
         .into_iter()
         .map(|plan| {
@@ -150,8 +171,28 @@ fn compare(arguments: &Arguments) -> Outcome {
             speedups.extend(crowd::speedups(plan, one, two));
         }
     }
+
+    let mut programs = Vec::new();
+    if wanted(programs::SPEED) {
+        progress.set_position(0);
+        progress.set_length(programs::runs(arguments.quick));
+        let speed = programs::openssl_speed(&arguments.rsasync, arguments.quick, &progress);
+        programs.push(speed);
+    }
+    let mut plans = servers::plans(arguments.quick);
+    plans.retain(|plan| wanted(&plan.title()));
+    progress.set_position(0);
+    progress.set_length(plans.iter().map(|plan| plan.rounds).sum());
+    programs.extend(servers::measure(&plans, &progress));
     progress.finish_and_clear();
+    let lines = arguments
+        .with_lines
+        .as_deref()
+        .filter(|_| wanted("promises"));
+    let promises = lines.map(promises::table).transpose()?;
     let results = Results {
+        promises,
+        programs,
         calls,
         speedups: Section {
             title: "Two threads at once: their throughput divided by that of one".to_owned(),

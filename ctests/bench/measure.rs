@@ -36,7 +36,9 @@ impl Subject {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     Nanoseconds,
+    Microseconds,
     Bytes,
+    Faults,
     Jobs,
     Times,
 }
@@ -45,6 +47,8 @@ impl Unit {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nanoseconds => "ns",
+            Self::Microseconds => "µs",
+            Self::Faults => "faults",
             Self::Bytes => "bytes",
             Self::Jobs => "jobs",
             Self::Times => "times",
@@ -97,10 +101,12 @@ impl Row {
 
     /// libcrypto's median divided by rsasync's, if the row is a cost.
     pub fn ratio(&self) -> Option<f64> {
-        if !matches!(self.unit, Unit::Nanoseconds | Unit::Bytes) {
+        if matches!(self.unit, Unit::Jobs | Unit::Times) {
             return None;
         }
-        Some(self.summary(Subject::Libcrypto)?.median / self.summary(Subject::Rsasync)?.median)
+        let ratio =
+            self.summary(Subject::Libcrypto)?.median / self.summary(Subject::Rsasync)?.median;
+        ratio.is_finite().then_some(ratio)
     }
 
     /// Whether rsasync reaches its target; `None` without one.

@@ -51,7 +51,7 @@ pub fn bars(section: &Section) -> Plot {
             .margin(10)
             .margin_right(60)
             .x_label_area_size(40)
-            .y_label_area_size(210)
+            .y_label_area_size(290)
             .build_cartesian_2d(0.0..top, rows.len() as f64..0.0)?;
         chart
             .configure_mesh()
@@ -60,7 +60,7 @@ pub fn bars(section: &Section) -> Plot {
             .light_line_style(TRANSPARENT)
             .bold_line_style(GRID)
             .axis_style(GRID)
-            .x_desc("nanoseconds")
+            .x_desc(rows.first().map_or("", |row| row.unit.name()))
             .label_style(text(13))
             .x_label_formatter(&|value| thousands(*value))
             .draw()?;

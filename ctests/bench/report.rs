@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use harness::table::STYLE;
+use harness::table::{STYLE, Table};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use procfs::{CpuInfo, Current, LoadAverage};
 
@@ -12,12 +12,17 @@ use crate::crowd::Plan;
 use crate::loops::Loaded;
 use crate::measure::Section;
 use crate::plot;
+use crate::servers;
 use crate::table::{table, verdict};
 
 pub struct Results {
     pub calls: Section,
     pub speedups: Section,
     pub crowds: Vec<(Plan, Section)>,
+    /// What whole programs see of it.
+    pub programs: Vec<Section>,
+    /// The instructions of calls, by source file.
+    pub promises: Option<Table>,
     /// The machine that they were measured on.
     pub machine: String,
 }
@@ -38,6 +43,8 @@ pub fn machine(libcrypto: &Loaded) -> Outcome<String> {
 
 type Outcome<T = ()> = Result<T, Box<dyn Error>>;
 
+const PROMISES: &str = "What each promise costs: the instructions of a call, by source file";
+
 /// The folder of the report's files.
 const DIRECTORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench");
 
@@ -48,11 +55,19 @@ impl Results {
             println!("\n{}", section.title);
             table(section).print();
         }
+        if let Some(promises) = &self.promises {
+            println!("\n{PROMISES}");
+            promises.print();
+        }
+        let noticed = servers::noticed(&self.programs);
+        if let Some(sentence) = &noticed {
+            println!("\n{sentence}");
+        }
         fs::create_dir_all(DIRECTORY)?;
         let directory = fs::canonicalize(DIRECTORY)?;
         self.write_raw(&directory.join("raw.csv"))?;
         let report = directory.join("report.html");
-        fs::write(&report, self.page()?.into_string())?;
+        fs::write(&report, self.page(noticed)?.into_string())?;
         println!(
             "\n±: half the distance between the quartiles\n{}\nplots, tables and raw numbers: {}\n{}",
             self.machine,
@@ -66,6 +81,7 @@ impl Results {
     fn sections(&self) -> Vec<&Section> {
         let crowds = self.crowds.iter().map(|(_, section)| section);
         let all = [&self.calls, &self.speedups].into_iter().chain(crowds);
+        let all = all.chain(&self.programs);
         all.filter(|section| !section.rows.is_empty()).collect()
     }
 
@@ -93,10 +109,14 @@ impl Results {
         Ok(())
     }
 
-    fn page(&self) -> Outcome<Markup> {
+    fn page(&self, noticed: Option<String>) -> Outcome<Markup> {
         let mut plots = Vec::new();
-        if !self.calls.rows.is_empty() {
-            plots.push(("Calls".to_owned(), plot::bars(&self.calls)?));
+        let of_programs = servers::processor_times(&self.programs);
+        let bars = [Some(&self.calls), of_programs.as_ref()];
+        for section in bars.into_iter().flatten() {
+            if !section.rows.is_empty() {
+                plots.push((section.title.clone(), plot::bars(section)?));
+            }
         }
         for (threads, words) in [(1, "one thread"), (2, "each of two threads at once")] {
             if self
@@ -127,6 +147,9 @@ impl Results {
                     h1 { "rsasync and libcrypto: what each call costs" }
                     p { (self.machine) }
                     pre { (verdict(&self.sections())) }
+                    @if let Some(sentence) = noticed {
+                        p { strong { (sentence) } }
+                    }
                     p {
                         "Medians of many rounds, in each of which all subjects are measured in turn; ± is half "
                         "the distance between the quartiles. The ratio is libcrypto's cost divided by "
@@ -139,6 +162,14 @@ impl Results {
                     @for section in self.sections() {
                         h2 { (section.title) }
                         (table(section).html())
+                    }
+                    @if let Some(promises) = &self.promises {
+                        h2 { (PROMISES) }
+                        p {
+                            "corosensei, which keeps no control words and is inlined into its caller, makes none of "
+                            "these promises: its cost is the floor of the field."
+                        }
+                        (promises.html())
                     }
                 }
             }

@@ -14,14 +14,14 @@ fn cell(row: &Row, subject: Subject) -> String {
     };
     let median = number(summary.median);
     match summary.quartiles {
-        [lower, upper] if lower == upper => median,
+        [lower, upper] if lower == upper || summary.median == 0.0 => median,
         _ => format!("{median} ±{:2.0} %", summary.spread() / 2.0),
     }
 }
 
 fn target(target: Target) -> String {
     match target {
-        Target::Ratio(least) => format!("{least:.1}x"),
+        Target::Ratio(least) => format!("{least:.2}x"),
         Target::AtMost(most) => format!("≤ {}", number(most)),
         Target::AtLeast(least) => format!("≥ {}", number(least)),
     }

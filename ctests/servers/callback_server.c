@@ -90,10 +90,11 @@ static void go_on(struct connection *it) {
     }
 }
 
-static void take_connection(SSL_CTX *ctx, int listener, int poll) {
+// False if none waits.
+static bool take_connection(SSL_CTX *ctx, int listener, int poll) {
     int socket = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (socket < 0)
-        return;
+        return false;
     struct connection *it = calloc(1, sizeof *it);
     it->socket = socket;
     it->ssl = SSL_new(ctx);
@@ -103,6 +104,7 @@ static void take_connection(SSL_CTX *ctx, int listener, int poll) {
     struct epoll_event event = {EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, {.ptr = it}};
     if (epoll_ctl(poll, EPOLL_CTL_ADD, socket, &event) != 0)
         fail("epoll_ctl");
+    return true;
 }
 
 static int listen_at(int port) {
@@ -146,7 +148,8 @@ int main(int count, char **arguments) {
             continue;
         struct connection *it = event.data.ptr;
         if (event.data.ptr == &listener) {
-            take_connection(ctx, listener, poll);
+            while (take_connection(ctx, listener, poll))
+                ;
         } else if (event.data.ptr == resumable) {
             if (read(resumable[0], &it, sizeof it) != sizeof it)
                 fail("read");

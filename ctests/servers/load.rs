@@ -170,12 +170,14 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(socket)
 }
 
-fn connection(config: &Arc<ClientConfig>) -> ClientConnection {
+/// A client's side of a connection that has not begun.
+pub fn connection(config: &Arc<ClientConfig>) -> ClientConnection {
     let name = ServerName::try_from("localhost").expect("a valid name");
     ClientConnection::new(Arc::clone(config), name).expect("a valid configuration")
 }
 
-fn config(key: Key, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
+/// For clients that ask for this key and speak this version.
+pub fn config(key: Key, version: &'static rustls::SupportedProtocolVersion) -> Arc<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let verifier = Verifier {
         key,

@@ -1,19 +1,19 @@
 //! Real servers, whose handshakes run in jobs, on rsasync and on libcrypto's own jobs: what each
 //! promise of rsasync to an operator is, and the plans of load that test it.
 
-mod accelerator;
-mod callbacks;
-mod haproxy;
+pub mod accelerator;
+pub mod callbacks;
+pub mod haproxy;
 mod in_effect;
-mod load;
+pub mod load;
 mod nginx;
 mod orphans;
-mod process;
+pub mod process;
 pub mod report;
 mod run;
 mod s_server;
-mod server;
-mod site;
+pub mod server;
+pub mod site;
 mod trafficserver;
 
 use std::sync::{Arc, OnceLock};

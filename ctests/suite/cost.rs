@@ -10,13 +10,13 @@ use harness::stage::{BuiltOnce, build_program, command, stderr_of, stdout_of};
 /// A row of programs/cost.c, and the instructions of one run of its calls, the program's and the C
 /// library's included: in a process without libcrypto, and in one with it.
 const INSTRUCTIONS: [(&str, u64, u64); 7] = [
-    ("start_finish", 287, 313),
-    ("start_finish_64", 326, 352),
-    ("start_finish_4096", 1133, 1124),
-    ("resume_pause", 235, 261),
+    ("start_finish", 227, 253),
+    ("start_finish_64", 265, 291),
+    ("start_finish_4096", 1038, 1029),
+    ("resume_pause", 240, 266),
     ("get_current_job", 17, 17),
-    ("pause_job_outside", 23, 23),
-    ("wait_context_life", 480, 480),
+    ("pause_job_outside", 19, 19),
+    ("wait_context_life", 502, 502),
 ];
 
 /// Bytes of memory and page tables for each paused job: a page of 4,096 bytes, and a tenth.

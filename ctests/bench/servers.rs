@@ -1,0 +1,251 @@
+//! What a TLS server costs whose every handshake pauses its job, on rsasync and on libcrypto's own
+//! jobs. Both servers are up at once, and the load goes to one and the other in turn: their processor
+//! time is compared, as their rates would vary with the machine.
+
+use std::error::Error;
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+
+use harness::openssl::SYSTEM;
+use harness::servers::accelerator::Accelerator;
+use harness::servers::callbacks::CallbackServer;
+use harness::servers::haproxy::Haproxy;
+use harness::servers::load::{Key, wait_until_served};
+use harness::servers::process::Group;
+use harness::servers::server::Server;
+use harness::servers::site::{Library, Site};
+use indicatif::ProgressBar;
+use procfs::process::Process;
+
+use crate::client::Latency;
+use crate::measure::{Row, Section, Subject, Target, Unit};
+use crate::number::thousands;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// A load on a server.
+pub struct Plan {
+    server: Arc<dyn Server>,
+    in_flight: usize,
+    /// Handshakes of one round, on each library.
+    handshakes: usize,
+    pub rounds: u64,
+}
+
+impl Plan {
+    pub fn title(&self) -> String {
+        let (name, in_flight) = (self.server.name(), thousands(self.in_flight as f64));
+        format!("a TLS server ({name}), {in_flight} handshakes in flight")
+    }
+}
+
+/// All loads; those of a server follow each other.
+pub fn plans(quick: bool) -> Vec<Plan> {
+    let own: Arc<dyn Server> = Arc::new(CallbackServer(&SYSTEM));
+    let haproxy: Arc<dyn Server> = Arc::new(Haproxy);
+    // In flight, handshakes, rounds.
+    let loads = [
+        (1, 600, 15),
+        (100, 2_000, 15),
+        (2_000, 6_000, 9),
+        (10_000, 20_000, 5),
+    ];
+    let plan = |server: &Arc<dyn Server>, (in_flight, handshakes, rounds)| Plan {
+        server: Arc::clone(server),
+        in_flight,
+        handshakes,
+        rounds: if quick { 3 } else { rounds },
+    };
+    // HAProxy takes as many connections as its limit of descriptors allows.
+    let of_own = loads.iter().map(|load| plan(&own, *load));
+    let of_haproxy = loads[..3].iter().map(|load| plan(&haproxy, *load));
+    of_own.chain(of_haproxy).collect()
+}
+
+/// A server that runs, on one library.
+struct Running {
+    subject: Subject,
+    server: Arc<dyn Server>,
+    site: Site,
+    group: Group,
+}
+
+impl Running {
+    fn start(server: &Arc<dyn Server>, library: Library) -> Outcome<Self> {
+        let name = format!("bench-{}", server.name().to_lowercase());
+        let site = Site::new(&name, &SYSTEM, library, Some(Accelerator::Provider)).map_err(text)?;
+        let group = server.start(&site).map_err(text)?;
+        wait_until_served(site.address, Key::Ec).map_err(text)?;
+        let server = Arc::clone(server);
+        let subject = match library {
+            Library::Libcrypto => Subject::Libcrypto,
+            Library::Rsasync => Subject::Rsasync,
+        };
+        Ok(Self {
+            subject,
+            server,
+            site,
+            group,
+        })
+    }
+
+    fn worker(&self) -> Outcome<Process> {
+        let workers = self.server.workers(&self.group);
+        Ok(Process::new(
+            *workers.first().ok_or("the server has ended")?,
+        )?)
+    }
+
+    /// Values of one round, in the order of the rows.
+    fn measure(&self, plan: &Plan) -> Outcome<[f64; 5]> {
+        let worker = self.worker()?;
+        fs::write(format!("/proc/{}/clear_refs", worker.pid), "5")?; // the peak of memory begins anew
+        let before = Used::by(&worker)?;
+        let mut client = Command::new(std::env::current_exe()?);
+        client.arg("load-server").arg(self.site.address.to_string());
+        let numbers = [plan.in_flight, plan.handshakes].map(|number| number.to_string());
+        let output = client.args(numbers).output()?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into());
+        }
+        let latency: Latency = ron::de::from_bytes(&output.stdout)?;
+        let after = Used::by(&worker)?;
+        let peak = worker.status()?.vmhwm.ok_or("no peak of memory")?;
+        let each = |before, after| (after - before) as f64 / plan.handshakes as f64;
+        Ok([
+            each(before.nanoseconds, after.nanoseconds) / 1e3,
+            latency.median,
+            latency.percentile_99,
+            (peak << 10) as f64,
+            each(before.faults, after.faults),
+        ])
+    }
+}
+
+fn text(failed: libtest_mimic::Failed) -> Box<dyn Error> {
+    failed.message().unwrap_or("it failed").into()
+}
+
+/// What a process has used so far.
+struct Used {
+    nanoseconds: u64,
+    faults: u64,
+}
+
+impl Used {
+    fn by(process: &Process) -> Outcome<Self> {
+        let mut nanoseconds = 0;
+        for thread in process.tasks()? {
+            nanoseconds += thread?.schedstat()?.sum_exec_runtime;
+        }
+        let faults = process.stat()?.minflt;
+        Ok(Self {
+            nanoseconds,
+            faults,
+        })
+    }
+}
+
+const PROCESSOR_TIME: &str = "processor time of a handshake";
+
+fn rows() -> Vec<Row> {
+    // Two runs of the same library differ by as much.
+    let not_dearer = Some(Target::Ratio(0.99));
+    vec![
+        Row::new(
+            "processor time of a handshake",
+            Unit::Microseconds,
+            not_dearer,
+        ),
+        Row::new("latency, median", Unit::Microseconds, None),
+        Row::new("latency, 99th percentile", Unit::Microseconds, None),
+        Row::new("resident memory at the peak", Unit::Bytes, None),
+        Row::new("page faults of a handshake", Unit::Faults, None),
+    ]
+}
+
+/// Puts the loads on their servers. A failure is printed, and leaves rows empty.
+pub fn measure(plans: &[Plan], progress: &ProgressBar) -> Vec<Section> {
+    let mut sections = Vec::new();
+    for of_server in plans.chunk_by(|one, next| Arc::ptr_eq(&one.server, &next.server)) {
+        let [libcrypto, rsasync] = [Library::Libcrypto, Library::Rsasync]
+            .map(|library| Running::start(&of_server[0].server, library));
+        let mut servers = match (libcrypto, rsasync) {
+            (Ok(libcrypto), Ok(rsasync)) => [libcrypto, rsasync],
+            (Err(why), _) | (_, Err(why)) => {
+                eprintln!("bench: {}: {why}", of_server[0].title());
+                continue;
+            }
+        };
+        for plan in of_server {
+            let mut rows = rows();
+            for _ in 0..plan.rounds {
+                progress.set_message(plan.title());
+                for server in &servers {
+                    match server.measure(plan) {
+                        Ok(values) => {
+                            for (row, value) in rows.iter_mut().zip(values) {
+                                row.add(server.subject, value);
+                            }
+                        }
+                        Err(why) => {
+                            progress.suspend(|| eprintln!("bench: {}: {why}", plan.title()))
+                        }
+                    }
+                }
+                progress.inc(1);
+                servers.reverse();
+            }
+            sections.push(Section {
+                title: plan.title(),
+                rows,
+            });
+        }
+    }
+    sections
+}
+
+/// The processor time of all loads, as rows of one section; None if there was no load.
+pub fn processor_times(sections: &[Section]) -> Option<Section> {
+    let rows: Vec<_> = sections
+        .iter()
+        .flat_map(|section| section.rows.iter().map(move |row| (section, row)))
+        .filter(|(_, row)| row.name == PROCESSOR_TIME)
+        .map(|(section, row)| Row {
+            name: section.title.replace("a TLS server ", ""),
+            unit: row.unit,
+            target: row.target,
+            values: row.values.clone(),
+        })
+        .collect();
+    (!rows.is_empty()).then(|| Section {
+        title: "Processor time of a handshake, with a request and its answer".to_owned(),
+        rows,
+    })
+}
+
+/// In which loads an operator can notice a difference in processor time, as a sentence.
+pub fn noticed(sections: &[Section]) -> Option<String> {
+    /// Two runs of the same library differ by as much.
+    const NOTICED_PERCENT: f64 = 2.0;
+    let times = processor_times(sections)?;
+    let differences: Vec<_> = times
+        .rows
+        .iter()
+        .filter_map(|row| Some((&row.name, 100.0 / row.ratio()? - 100.0)))
+        .filter(|(_, percent)| percent.abs() >= NOTICED_PERCENT)
+        .map(|(name, percent)| {
+            let word = if percent < 0.0 { "less" } else { "more" };
+            format!("{name}: {:.0} % {word}", percent.abs())
+        })
+        .collect();
+    let found = match differences.is_empty() {
+        true => "in none of these loads".to_owned(),
+        false => format!("only here: {}", differences.join("; ")),
+    };
+    Some(format!(
+        "A server's operator notices a difference in processor time ({NOTICED_PERCENT} % or more) {found}. \
+         A handshake takes hundreds of microseconds of it, and its jobs' switches less than one."
+    ))
+}
