@@ -54,7 +54,7 @@ struct State {
     stacks_freed: &'static AtomicU64,
     stacks_unguarded: &'static AtomicU64,
     stacks_peak: &'static AtomicU64,
-    /// Bytes that frames took of the deepest stack, of those that have given memory back.
+    /// Bytes that frames took of the deepest stack, of those that were freed or gave memory back.
     deepest_bytes: &'static AtomicUsize,
     jobs_abandoned: &'static AtomicU64,
     orphans_reclaimed: &'static AtomicU64,

@@ -219,7 +219,7 @@ pub fn serve(library: &Loaded, plan: &Plan) -> io::Result<()> {
         time(0),
         time(1),
         time(2),
-        Some(fork / all_jobs),
+        fork.is_finite().then_some(fork / all_jobs),
         Some(resident),
         Some(tables),
         Some(resident + tables),

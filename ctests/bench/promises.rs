@@ -62,7 +62,10 @@ fn purpose(file: &str) -> Option<String> {
     let lines = text.lines().map_while(|line| line.strip_prefix("//!"));
     let comment: Vec<_> = lines.map(str::trim).collect();
     let comment = comment.join(" ");
-    let end = [". ", ": "].iter().filter_map(|end| comment.find(end)).min();
+    let end = [". ", ": "]
+        .iter()
+        .filter_map(|end| comment.find(end))
+        .min();
     let beginning = &comment[..end.unwrap_or(comment.len())];
     Some(beginning.trim_end_matches('.').to_owned())
 }

@@ -6,7 +6,9 @@
 #include "environment.h"
 #include "jobs.h"
 #include "process.h"
+#include "seccomp.h"
 #include "set_clock.h"
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -181,6 +183,38 @@ CASE(freed_stacks_keep_little_together, MEASURED,
     CHECK(before - resident() >= (COUNT - 100) * sysconf(_SC_PAGESIZE));
 }
 
+/* Runs a job with so many bytes of arguments. */
+static void job_with_args(size_t size)
+{
+    static char args[100000];
+    ASYNC_JOB *job = NULL;
+    int ret = -1;
+
+    CHECK_INT(ASYNC_start_job(&job, NULL, &ret, light_job, args, size), ASYNC_FINISH);
+    CHECK_INT(ret, 5);
+}
+
+CASE(an_idle_job_keeps_little_of_arguments, MEASURED,
+     "for arguments up to 4 KiB memory is allocated once, and stays with the idle job until it is "
+     "freed; that for larger ones goes back at the job's end")
+{
+    enum { SLACK = 1000 }; /* what malloc has of its own */
+    size_t before, with_args;
+
+    job_with_args(100000);
+    before = mallinfo2().uordblks;
+    job_with_args(4096);
+    with_args = mallinfo2().uordblks;
+    CHECK(with_args >= before + 4096 - SLACK && with_args <= before + 4096 + SLACK);
+    job_with_args(4000);
+    CHECK_INT(mallinfo2().uordblks, with_args);
+    job_with_args(100000);
+    CHECK(mallinfo2().uordblks <= before + SLACK);
+    job_with_args(4096);
+    ASYNC_cleanup_thread();
+    CHECK(mallinfo2().uordblks <= before + SLACK);
+}
+
 /* 257 jobs begin a block of stacks that is made ready at once. */
 enum { CROWD = 257 };
 
@@ -201,6 +235,23 @@ CASE(a_crowd_commits_little_ahead, MEASURED,
     for (i = 0; i < CROWD; i++)
         finish(jobs[i], i);
     ASYNC_cleanup_thread();
+}
+
+CASE(to_free_a_crowd_leaves_errno_alone, MEASURED,
+     "errno is what it was after ASYNC_cleanup_thread, also where the kernel refuses to take the "
+     "memory of stacks back")
+{
+    ASYNC_JOB *jobs[CROWD];
+    int i;
+
+    for (i = 0; i < CROWD; i++)
+        jobs[i] = start_paused(light_and_paused, i);
+    for (i = 0; i < CROWD; i++)
+        finish(jobs[i], i);
+    answer_advice(MADV_DONTNEED, EPERM);
+    errno = 77;
+    ASYNC_cleanup_thread();
+    CHECK_INT(errno, 77);
 }
 
 static void *has_a_crowd(void *unused)

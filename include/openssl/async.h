@@ -111,7 +111,7 @@ int ASYNC_init_thread(size_t max_size, size_t init_size);
 
 /**
  * Frees the calling thread's idle jobs and forgets its limit. The memory of their stacks goes back to
- * the system, but for that of a few small ones, which the next jobs of any thread will use.
+ * the system, but for that of at most 16 in the process that hold no more than 64 KiB each.
  *
  * Jobs that are paused stay valid and may be resumed; a running one that calls this goes on.
  * A thread that ends does it by itself. Jobs still paused then can never be resumed; their

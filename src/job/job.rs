@@ -40,7 +40,8 @@ use crate::fibre::fibre::{Fibre, Func};
 use crate::openssl::default_context::SavedLibCtx;
 use crate::stack::stack::{OWNER_BYTES, Stack};
 use crate::sys::env;
-use crate::sys::syscall_guard::ErrnoGuard;
+use crate::sys::sanitizer;
+use crate::sys::syscall_guard::SyscallGuard;
 use crate::wait_ctx::wait_ctx::WaitCtx;
 use crate::wait_ctx::weak::WeakWaitCtx;
 
@@ -161,7 +162,7 @@ pub struct Job {
     pub orphan_seen_ms: Cell<u64>,
     /// What a run leaves on the stack is wiped at its end.
     is_wiped: bool,
-    /// The copy of the arguments, if it is larger.
+    /// Memory for a larger copy, of this run or an earlier one.
     heap_args: Cell<Option<(NonNull<u8>, Layout)>>,
     stack: Stack,
 }
@@ -344,6 +345,7 @@ impl JobRef {
     /// Ends an idle job that is in no pool: every handle of it is stale from now on. Nobody has
     /// another JobRef of it. Its stack is left.
     pub fn destroy(self) -> Stack {
+        self.free_heap_args();
         let handle = self.handle.swap(0, Relaxed);
         // SAFETY: the job exists, and nobody uses it any more; the copy in its place is never
         // dropped.
@@ -387,6 +389,9 @@ impl Sight {
 }
 
 impl Job {
+    /// The most bytes that stay allocated for the arguments of an idle job's next run.
+    const KEPT_ARGS_BYTES: usize = 4096;
+
     /// The handle of this run.
     #[inline]
     pub fn handle(&self) -> Handle {
@@ -433,22 +438,41 @@ impl Job {
         unsafe { self.fibre.begin(frames, || self.stack.whole()) };
     }
 
-    #[cold]
+    /// Larger arguments are copied to the heap. The memory stays for the next run, if it is not much.
+    #[inline]
     fn copy_to_heap(&self, args: Args) -> Result<NonNull<u8>, Error> {
-        let _guard = ErrnoGuard::new(); // an allocation that fails sets errno
-        let layout = Layout::from_size_align(args.bytes, 16).ok();
+        let copy = match self.heap_args.get() {
+            Some((kept, layout)) if layout.size() >= args.bytes => kept,
+            _ => self.allocate_for(args.bytes)?,
+        };
+        // SAFETY: it was allocated for that many bytes.
+        unsafe { args.copy_to(copy.as_ptr()) };
+        Ok(copy)
+    }
+
+    #[cold]
+    fn allocate_for(&self, bytes: usize) -> Result<NonNull<u8>, Error> {
+        self.free_heap_args();
+        let _guard = SyscallGuard::new();
+        let layout = Layout::from_size_align(bytes, 16).ok();
         let heap_args = layout.and_then(|layout| {
             // SAFETY: there are more than 0 bytes.
             Some((NonNull::new(unsafe { alloc::alloc(layout) })?, layout))
         });
-        let (copy, _) = heap_args.ok_or(Error {
+        self.heap_args.set(heap_args);
+        heap_args.map(|(copy, _)| copy).ok_or(Error {
             reason: Reason::NoMemory,
             text: c"no memory for a copy of args; give the job a pointer instead, or free some",
-        })?;
-        // SAFETY: it was allocated for that many bytes.
-        unsafe { args.copy_to(copy.as_ptr()) };
-        self.heap_args.set(heap_args);
-        Ok(copy)
+        })
+    }
+
+    #[cold]
+    fn free_heap_args(&self) {
+        if let Some((copy, layout)) = self.heap_args.take() {
+            let _guard = SyscallGuard::new();
+            // SAFETY: `allocate_for` allocated it with this layout; nobody uses it any more.
+            unsafe { alloc::dealloc(copy.as_ptr(), layout) };
+        }
     }
 
     /// Makes a job that has ended idle. Its handle becomes stale first; who sees the next run's
@@ -461,29 +485,35 @@ impl Job {
         self.wait_ctx.clear();
         self.pause_blocks.set(0);
         self.orphan_seen_ms.set(0);
-        if self.heap_args.get().is_some() || self.is_wiped {
-            self.remove_traces();
+        if self.is_wiped {
+            self.wipe();
+        }
+        if let Some((_, layout)) = self.heap_args.get()
+            && !Self::may_keep_args(layout)
+        {
+            self.free_heap_args();
         }
     }
 
-    /// Wipes the stack, if that is asked for, and frees the copy of the arguments.
+    /// (LeakSanitizer does not find it there.)
+    #[inline]
+    fn may_keep_args(layout: Layout) -> bool {
+        layout.size() <= Self::KEPT_ARGS_BYTES && !sanitizer::is_present()
+    }
+
+    /// Writes zeros over what the run has left on the stack, and over the copy of the arguments.
     #[cold]
-    fn remove_traces(&self) {
-        if self.is_wiped {
-            self.stack.wipe();
-        }
-        if let Some((copy, layout)) = self.heap_args.take() {
-            if self.is_wiped {
-                // SAFETY: the copy has that many bytes, and the job that used it has ended.
-                unsafe { libc::explicit_bzero(copy.as_ptr().cast(), layout.size()) };
-            }
-            // SAFETY: `copy_to_heap` allocated it with this layout.
-            unsafe { alloc::dealloc(copy.as_ptr(), layout) };
+    fn wipe(&self) {
+        self.stack.wipe();
+        if let Some((copy, layout)) = self.heap_args.get() {
+            // SAFETY: the copy has that many bytes, and the job that used it has ended.
+            unsafe { libc::explicit_bzero(copy.as_ptr().cast(), layout.size()) };
         }
     }
 
     /// Gives back the pages of an idle job's stack, but for the one that the job is in.
     pub fn trim(&self) {
+        self.free_heap_args();
         self.stack.trim_below(self.stack.frames().end);
         self.state.set(State::Trimmed);
     }

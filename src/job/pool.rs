@@ -46,7 +46,8 @@ pub enum Due {
 impl Pool {
     const STEP_EVERY: u32 = STEP_JOBS as u32;
     const PERIOD_EVERY: u32 = 256;
-    /// From so many jobs on stacks are prepared a block at a time: at most one in 16 in vain.
+    /// From so many jobs on stacks are prepared a block at a time: one block in vain at most, one
+    /// stack in 16.
     const CROWD: u64 = (BLOCK_SLOTS * BLOCK_SLOTS) as u64;
 
     /// The idle job that was used last.
@@ -93,8 +94,8 @@ impl Pool {
             return Err(NoJob::Limit);
         }
         self.made.set(self.made.get() + 1); // before: the program's own function may start a job
-        let is_crowd = self.existing.get() >= Self::CROWD && !self.is_closed.get();
-        let spare = is_crowd.then_some(&self.spare);
+        let uses_spare = self.is_crowd() || !self.spare.is_empty();
+        let spare = uses_spare.then_some(&self.spare);
         let Some(stack) = Stack::new(spare) else {
             self.made.set(self.made.get() - 1);
             return Err(NoJob::NoMemory);
@@ -150,13 +151,21 @@ impl Pool {
         while let Some(job) = self.pop() {
             free(self.destroy(job));
         }
-        GuardedStack::give_back_spare(&self.spare);
+        if !self.is_crowd() && !self.spare.is_empty() {
+            GuardedStack::give_back_spare(&self.spare);
+        }
+    }
+
+    /// Whether many jobs of the thread exist, so that more are to be expected.
+    fn is_crowd(&self) -> bool {
+        self.existing.get() >= Self::CROWD && !self.is_closed.get()
     }
 
     /// The thread exits, and has no idle job: from now on a job is destroyed when it becomes idle.
     /// Those that exist count as abandoned until then.
     pub fn close(&self) {
         self.is_closed.set(true);
+        GuardedStack::give_back_spare(&self.spare);
         ABANDONED.fetch_add(self.existing.get(), Relaxed);
     }
 }

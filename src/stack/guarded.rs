@@ -13,8 +13,8 @@
 //! accept the marker and do nothing (emulators), some refuse it (locked memory); so what counts
 //! is the result, and whether the first guard of the process really faults.
 //!
-//! A freed stack gives its pages back at once, but for a few stacks that don't hold much. Its guard
-//! stays.
+//! A freed stack gives its pages back at once, but for at most 16 of them, which don't hold much. Its
+//! guard stays.
 
 use std::ffi::{c_int, c_long};
 use std::ops::Range;
@@ -26,6 +26,7 @@ use crate::stack::valgrind;
 use crate::sys::advice::{advise, commit};
 use crate::sys::limits::page_bytes;
 use crate::sys::slots::{BLOCK_SLOTS, Content, Slot, SlotPool, SpareSlots};
+use crate::sys::syscall_guard::SyscallGuard;
 
 /// Bytes of a guard: 16 pages of 4 KiB, one of 64 KiB. Frames up to this size can't jump over it.
 pub const GUARD_BYTES: usize = 64 << 10;
@@ -36,7 +37,7 @@ const _: () = assert!(
 /// Bytes that a slot has beside the guard and the stack's size, for what the owner has at the top:
 /// the job (256), a copy of arguments (1,024 at most), the first frames.
 const TOP_BYTES: usize = 4 << 10;
-/// The most bytes that a freed stack may go on to hold.
+/// The most bytes in memory that a freed stack may go on to hold.
 const KEPT_BYTES: usize = 64 << 10;
 
 const MADV_GUARD_INSTALL: c_int = 102;
@@ -52,6 +53,8 @@ const DOES_NOTHING: u8 = 2;
 pub struct Usage {
     /// Bytes of the pages in memory.
     pub resident_bytes: usize,
+    /// The kernel has told which those are.
+    pub is_known: bool,
     /// The address of the lowest word that is not zero, if there is one. On valgrind there is none:
     /// it would report the search.
     pub lowest: Option<usize>,
@@ -60,13 +63,17 @@ pub struct Usage {
 impl Usage {
     /// Of a stack in these addresses, which can be read.
     pub fn of(stack: Range<usize>) -> Self {
-        let mut usage = Self::default();
+        let mut usage = Self {
+            is_known: true,
+            ..Self::default()
+        };
         let mut pages = [0; 64];
         for start in stack.clone().step_by(pages.len() * page_bytes()) {
             let count = pages.len().min((stack.end - start) / page_bytes());
             let first = ptr::with_exposed_provenance_mut(start);
             // SAFETY: there is room for the answer of each page.
             if unsafe { libc::mincore(first, count * page_bytes(), pages.as_mut_ptr()) } != 0 {
+                usage.is_known = false;
                 continue;
             }
             let resident = (0..count).filter(|&page| pages[page] & 1 != 0);
@@ -152,6 +159,7 @@ impl GuardedStack {
 
     /// Gives back what [`GuardedStack::new`] has left in `spare`.
     pub fn give_back_spare(spare: &SpareSlots) {
+        let _guard = SyscallGuard::new();
         while let Some(slot) = spare.pop() {
             let is_guarded = slot.is_prepared();
             Self { slot, is_guarded }.give_back();
@@ -260,18 +268,14 @@ impl GuardedStack {
         unsafe { libc::madvise(pages, bytes, libc::MADV_DONTNEED) == 0 }
     }
 
-    /// Whether a stack that holds this much may be freed as it is: few are, those that are taken again
-    /// first.
-    pub fn may_keep(&self, usage: &Usage) -> bool {
-        usage.resident_bytes <= KEPT_BYTES
-            && self.slot.is_among_first()
-            && !self.slot.is_at_rest_read_only()
-            && !self.slot.is_temporary()
-    }
-
-    /// Gives the slot, and the memory with it, to whoever takes one.
-    pub fn free(self) {
-        self.slot.free();
+    /// Frees a stack that holds this much as it is, if it is one of the few that are taken first.
+    pub fn free_warm(self, usage: &Usage) -> Result<(), Self> {
+        if !usage.is_known || usage.resident_bytes > KEPT_BYTES {
+            return Err(self);
+        }
+        let is_guarded = self.is_guarded;
+        let to_stack = |slot| Self { slot, is_guarded };
+        self.slot.free_if_among_first().map_err(to_stack)
     }
 
     /// Gives the memory back to the system, then the slot to whoever takes one. False if the

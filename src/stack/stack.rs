@@ -59,7 +59,7 @@ pub struct Counts {
     pub in_use: u64,
     /// The most that were in use together.
     pub peak: u64,
-    /// What frames took of the deepest one of those that have given memory back, in bytes.
+    /// What frames took of the deepest one of those that were freed or have given memory back, in bytes.
     pub deepest_bytes: u64,
     /// Those in use that ought to have a guard and have none.
     pub unguarded: u64,
@@ -237,19 +237,23 @@ impl Stack {
         }
     }
 
-    /// Frees a stack. The memory of a few stays, for those that come next: a thread that makes one
-    /// job again and again costs no faults.
+    /// Frees a stack. The memory of a few stays, for those that are made next: a thread that makes and
+    /// frees one job again and again has no page faults.
     pub fn free(self) {
-        self.free_or_give_back(GuardedStack::may_keep);
+        self.free_by(GuardedStack::free_warm);
     }
 
     /// Frees a stack and gives its memory back; says how many bytes the system got, or the program's
     /// own function.
     pub fn give_back(self) -> usize {
-        self.free_or_give_back(|_, _| false)
+        self.free_by(|stack, _| Err(stack))
     }
 
-    fn free_or_give_back(self, may_keep: impl FnOnce(&GuardedStack, &Usage) -> bool) -> usize {
+    /// `free_warm` may free it with its memory.
+    fn free_by(
+        self,
+        free_warm: impl FnOnce(GuardedStack, &Usage) -> Result<(), GuardedStack>,
+    ) -> usize {
         let _guard = SyscallGuard::new();
         UNGUARDED.fetch_sub(self.is_unguarded().into(), Relaxed);
         probe!("stack_freed", self.frames.start, self.frames.len());
@@ -258,14 +262,13 @@ impl Stack {
             Memory::Users { .. } => Usage::default(),
         };
         let (bytes, owner) = match self.memory {
-            Memory::Guarded { stack, owner } if may_keep(&stack, &usage) => {
-                stack.free();
-                (0, owner)
+            Memory::Guarded { stack, owner } => {
+                let went_back = match free_warm(stack, &usage) {
+                    Ok(()) => false,
+                    Err(stack) => stack.give_back(),
+                };
+                (if went_back { usage.resident_bytes } else { 0 }, owner)
             }
-            Memory::Guarded { stack, owner } => match stack.give_back() {
-                true => (usage.resident_bytes, owner),
-                false => (0, owner),
-            },
             Memory::Users { free, owner } => {
                 // SAFETY: it goes with the function that gave this memory; by owning the Stack
                 // the caller knows that nobody uses it.

@@ -6,7 +6,8 @@ use std::ffi::{c_int, c_long};
 use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+
+use crate::sys::clock::now_ns;
 
 /// The most pieces that one call is for.
 const MOST: usize = 16;
@@ -31,8 +32,8 @@ pub unsafe fn advise(pieces: &[Range<usize>; MOST], advice: c_int) -> bool {
     usize::try_from(advised) == Ok(bytes)
 }
 
-/// Has pages committed, the faster way: the kernel is asked for them, or each is touched, which
-/// faults. It depends on the processor, so the first calls try both in turn.
+/// Has pages committed, if the kernel does that faster when it is asked than when each is touched,
+/// which faults. It depends on the processor, so the first calls try both in turn.
 ///
 /// # Safety
 /// The pages can be written, and nobody uses them yet.
@@ -51,9 +52,11 @@ pub unsafe fn commit(pages: &[Range<usize>; MOST]) {
         return;
     }
     CALLS.store(call + 1, Relaxed);
-    let began = Instant::now();
-    let tried = if call.is_multiple_of(2) {
-        ask();
+    let began_ns = now_ns();
+    let least = if call.is_multiple_of(2) {
+        if !ask() {
+            return; // a kernel that refuses is quick
+        }
         asking
     } else {
         for page in pages {
@@ -62,5 +65,5 @@ pub unsafe fn commit(pages: &[Range<usize>; MOST]) {
         }
         touching
     };
-    tried.fetch_min(began.elapsed().as_nanos() as u64, Relaxed);
+    least.fetch_min(now_ns().wrapping_sub(began_ns), Relaxed);
 }

@@ -6,14 +6,19 @@
 /// or a second library's fork handler holds a lock under which this thread called in.
 pub const PATIENCE_MS: u64 = 1000;
 
-/// Milliseconds since some moment before the process began.
-pub fn now_ms() -> u64 {
+/// Nanoseconds since some moment before the process began; always 0 where the kernel does not tell.
+pub fn now_ns() -> u64 {
     // SAFETY: the kernel writes the one argument that is a pointer, a local variable.
     unsafe {
         let mut now = std::mem::zeroed::<libc::timespec>();
         libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now);
-        now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
     }
+}
+
+/// The same in milliseconds.
+pub fn now_ms() -> u64 {
+    now_ns() / 1_000_000
 }
 
 /// Locks a mutex; false if it was not free until then. (By real time: ThreadSanitizer does not know

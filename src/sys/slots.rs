@@ -168,7 +168,7 @@ pub struct Slot {
     index: usize,
 }
 
-/// Slots that a thread has taken ahead, neighbours; zeroed memory is none. They are freed one by one.
+/// Slots that a thread has taken ahead, neighbours; zeroed memory is none. Their user frees each.
 pub struct SpareSlots {
     region: Cell<Option<&'static Region>>,
     next: Cell<usize>,
@@ -182,13 +182,17 @@ impl SpareSlots {
         self.end.set(slots.end);
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.next.get() == self.end.get()
+    }
+
     pub fn pop(&self) -> Option<Slot> {
         let (region, index) = (self.region.get()?, self.next.get());
-        let is_one_left = index < self.end.get();
-        is_one_left.then(|| {
-            self.next.set(index + 1);
-            Slot { region, index }
-        })
+        if self.is_empty() {
+            return None;
+        }
+        self.next.set(index + 1);
+        Some(Slot { region, index })
     }
 
     /// The addresses of this slot and those behind it, if it begins a block whose others are here.
@@ -561,11 +565,6 @@ impl Slot {
             .fetch_or(block_bits(self.index), Relaxed);
     }
 
-    /// Whether the slot is one of the few that are taken first, and so again and again.
-    pub fn is_among_first(&self) -> bool {
-        self.index < KEPT_SLOTS
-    }
-
     /// Whether the slot's memory may be unmapped once it is freed.
     pub fn is_temporary(&self) -> bool {
         self.region.is_temporary
@@ -631,8 +630,25 @@ impl Slot {
 
     /// Gives the slot to whoever takes one next. Its memory stays as it is.
     pub fn free(self) {
+        let mut newest = self.region.pool.newest.lock();
+        self.free_in(&mut newest);
+    }
+
+    /// The same, if the slot is one of the few that are taken first, and so again and again. (When a
+    /// newer region is mapped no slot is free, so that there are no more of them elsewhere.)
+    pub fn free_if_among_first(self) -> Result<(), Self> {
+        let mut newest = self.region.pool.newest.lock();
+        let is_newest = newest.0.is_some_and(|newest| ptr::eq(newest, self.region));
+        let is_kept_apart = self.is_at_rest_read_only() || self.is_temporary();
+        if !is_newest || self.index >= KEPT_SLOTS || is_kept_apart {
+            return Err(self);
+        }
+        self.free_in(&mut newest);
+        Ok(())
+    }
+
+    fn free_in(self, newest: &mut NewestRegion) {
         let region = self.region;
-        let mut newest = region.pool.newest.lock();
         region.free_slot(self.index);
         if region.is_empty() {
             let was_crowded = region.most_taken.load(Relaxed) > KEPT_SLOTS;
