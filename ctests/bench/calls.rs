@@ -47,7 +47,7 @@ impl Call {
     }
 }
 
-const CALLS: [Call; 12] = [
+const CALLS: [Call; 11] = [
     Call::new("start + finish, no args", loops::start_finish_no_args)
         .target(4.5)
         .others(&[(Subject::Corosensei, switchers::corosensei_start_finish)]),
@@ -86,8 +86,16 @@ const CALLS: [Call; 12] = [
     )
     .target(1.3),
     Call::new("start + finish + cleanup_thread", loops::job_and_cleanup).target(1.0),
+];
+
+/// They are measured last: from the first thread on a process's mutexes cost more.
+const WITH_THREADS: [Call; 2] = [
     // Most of it is the thread's own.
     Call::new("a thread with a job", loops::thread_with_a_job).target(0.97),
+    Call::new(
+        "wait context: the same, in a process with threads",
+        loops::wait_ctx_life,
+    ),
 ];
 
 /// Two processes without libcrypto that measure rsasync.
@@ -196,6 +204,18 @@ pub fn comparisons<'a>(
         subjects: vec![(Subject::BareJump, Box::new(switchers::jump_behind_two))],
     });
     comparisons
+}
+
+/// Calls in a process that has, or had, more than one thread.
+pub fn with_threads<'a>(libcrypto: &'a Loaded, rsasync: &'a Loaded) -> Vec<Comparison<'a>> {
+    let comparison = |call: &Call| Comparison {
+        row: Row::new(call.name, Unit::Nanoseconds, call.target.map(Target::Ratio)),
+        subjects: vec![
+            (Subject::Libcrypto, on(libcrypto, call.run)),
+            (Subject::Rsasync, on(rsasync, call.run)),
+        ],
+    };
+    WITH_THREADS.iter().map(comparison).collect()
 }
 
 fn on(library: &Loaded, run: Loop) -> Measure<'_> {

@@ -149,10 +149,12 @@ fn compare(arguments: &Arguments) -> Outcome {
     };
     let rounds = if arguments.quick { 31 } else { 101 };
     let comparisons = calls::comparisons(&libcrypto, &rsasync, &alone, files);
-    let calls = Section {
+    let mut calls = Section {
         title: "Calls".to_owned(),
         rows: measure_wanted(comparisons, rounds, 5),
     };
+    let with_threads = calls::with_threads(&libcrypto, &rsasync);
+    calls.rows.extend(measure_wanted(with_threads, rounds, 5));
     let mut speedups = measure_wanted(calls::two_threads(&libcrypto, &rsasync), rounds / 3, 60);
 
     let mut plans = crowd::plans(arguments.quick);

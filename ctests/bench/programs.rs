@@ -68,7 +68,7 @@ const ALGORITHMS: [&str; 3] = ["sha256", "rsa2048", "ecdsap256"];
 const JOBS: [usize; 3] = [1, 64, 1000];
 
 pub fn rounds(quick: bool) -> u64 {
-    if quick { 1 } else { 5 }
+    if quick { 1 } else { 3 }
 }
 
 /// How many runs of the program are to be made for each library.
@@ -115,7 +115,7 @@ fn nanoseconds(
         "speed",
         "-mr",
         "-seconds",
-        "2",
+        "1",
         "-bytes",
         "1024",
         "-async_jobs",
