@@ -184,7 +184,7 @@ fn compare(arguments: &Arguments) -> Outcome {
     let mut plans = servers::plans(arguments.quick);
     plans.retain(|plan| wanted(&plan.title()));
     progress.set_position(0);
-    progress.set_length(plans.iter().map(|plan| plan.rounds).sum());
+    progress.set_length(plans.iter().map(servers::Plan::all_rounds).sum());
     programs.extend(servers::measure(&plans, &progress));
     progress.finish_and_clear();
     let lines = arguments

@@ -52,7 +52,7 @@ pub fn bars(section: &Section) -> Plot {
             .margin_right(60)
             .x_label_area_size(40)
             .y_label_area_size(290)
-            .build_cartesian_2d(0.0..top, rows.len() as f64..0.0)?;
+            .build_cartesian_2d(0.0..top * 1.25, rows.len() as f64..0.0)?; // room for the legend
         chart
             .configure_mesh()
             .disable_y_mesh()
@@ -76,6 +76,9 @@ pub fn bars(section: &Section) -> Plot {
                 .enumerate()
                 .filter_map(|(place, row)| Some((place, row.summary(subject)?)))
                 .collect();
+            if measured.is_empty() {
+                continue;
+            }
             chart
                 .draw_series(measured.iter().map(|(place, summary)| {
                     let corners = [

@@ -27,18 +27,32 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 /// A load on a server.
 pub struct Plan {
     server: Arc<dyn Server>,
+    /// What the server is, in words.
+    label: &'static str,
     in_flight: usize,
     /// Handshakes of one round, on each library.
     handshakes: usize,
-    pub rounds: u64,
+    /// Rounds on each pair of servers.
+    rounds: u64,
 }
 
+/// Pairs of servers, one after the other: two processes differ by where their memory happens to lie.
+const PAIRS: u64 = 5;
+
 impl Plan {
+    /// Rounds on all pairs.
+    pub fn all_rounds(&self) -> u64 {
+        PAIRS * self.rounds
+    }
+
     pub fn title(&self) -> String {
-        let (name, in_flight) = (self.server.name(), thousands(self.in_flight as f64));
-        format!("a TLS server ({name}), {in_flight} handshakes in flight")
+        let in_flight = thousands(self.in_flight as f64);
+        format!("{TITLE}{}, {in_flight} in flight", self.label)
     }
 }
+
+/// How the titles of the loads begin.
+const TITLE: &str = "TLS handshakes: ";
 
 /// All loads; those of a server follow each other.
 pub fn plans(quick: bool) -> Vec<Plan> {
@@ -46,20 +60,25 @@ pub fn plans(quick: bool) -> Vec<Plan> {
     let haproxy: Arc<dyn Server> = Arc::new(Haproxy);
     // In flight, handshakes, rounds: short ones, as the machine's speed varies.
     let loads = [
-        (1, 200, 61),
-        (100, 500, 61),
-        (2_000, 4_000, 15),
-        (10_000, 20_000, 7),
+        (1, 200, 12),
+        (100, 500, 12),
+        (2_000, 4_000, 4),
+        (10_000, 20_000, 2),
     ];
-    let plan = |server: &Arc<dyn Server>, (in_flight, handshakes, rounds)| Plan {
+    let plan = |server: &Arc<dyn Server>, label, (in_flight, handshakes, rounds)| Plan {
         server: Arc::clone(server),
+        label,
         in_flight,
         handshakes,
-        rounds: if quick { rounds / 5 } else { rounds },
+        rounds: if quick { 1 } else { rounds },
     };
     // HAProxy takes as many connections as its limit of descriptors allows.
-    let of_own = loads.iter().map(|load| plan(&own, *load));
-    let of_haproxy = loads[..3].iter().map(|load| plan(&haproxy, *load));
+    let of_own = loads
+        .iter()
+        .map(|load| plan(&own, "a server on epoll", *load));
+    let of_haproxy = loads[..3]
+        .iter()
+        .map(|load| plan(&haproxy, "HAProxy", *load));
     of_own.chain(of_haproxy).collect()
 }
 
@@ -169,43 +188,41 @@ fn rows() -> Vec<Row> {
 
 /// Puts the loads on their servers. A failure is printed, and leaves rows empty.
 pub fn measure(plans: &[Plan], progress: &ProgressBar) -> Vec<Section> {
-    let mut sections = Vec::new();
+    let section = |plan: &Plan| Section {
+        title: plan.title(),
+        rows: rows(),
+    };
+    let mut sections: Vec<_> = plans.iter().map(section).collect();
+    let mut rest = &mut sections[..];
     for of_server in plans.chunk_by(|one, next| Arc::ptr_eq(&one.server, &next.server)) {
-        let [libcrypto, rsasync] = [Library::Libcrypto, Library::Rsasync]
-            .map(|library| Running::start(&of_server[0].server, library));
-        let mut servers = match (libcrypto, rsasync) {
-            (Ok(libcrypto), Ok(rsasync)) => [libcrypto, rsasync],
-            (Err(why), _) | (_, Err(why)) => {
-                eprintln!("bench: {}: {why}", of_server[0].title());
-                continue;
+        let (sections, others) = rest.split_at_mut(of_server.len());
+        rest = others;
+        for _ in 0..PAIRS {
+            if let Err(why) = measure_pair(of_server, sections, progress) {
+                progress.suspend(|| eprintln!("bench: {}: {why}", of_server[0].title()));
             }
-        };
-        for plan in of_server {
-            let mut rows = rows();
-            for _ in 0..plan.rounds {
-                progress.set_message(plan.title());
-                for server in &servers {
-                    match server.measure(plan) {
-                        Ok(values) => {
-                            for (row, value) in rows.iter_mut().zip(values) {
-                                row.add(server.subject, value);
-                            }
-                        }
-                        Err(why) => {
-                            progress.suspend(|| eprintln!("bench: {}: {why}", plan.title()))
-                        }
-                    }
-                }
-                progress.inc(1);
-                servers.reverse();
-            }
-            sections.push(Section {
-                title: plan.title(),
-                rows,
-            });
         }
     }
     sections
+}
+
+/// The loads of a server on a pair of new processes.
+fn measure_pair(plans: &[Plan], sections: &mut [Section], progress: &ProgressBar) -> Outcome<()> {
+    let start = |library| Running::start(&plans[0].server, library);
+    let mut servers = [start(Library::Libcrypto)?, start(Library::Rsasync)?];
+    for (plan, section) in plans.iter().zip(sections) {
+        for _ in 0..plan.rounds {
+            progress.set_message(plan.title());
+            for server in &servers {
+                for (row, value) in section.rows.iter_mut().zip(server.measure(plan)?) {
+                    row.add(server.subject, value);
+                }
+            }
+            progress.inc(1);
+            servers.reverse();
+        }
+    }
+    Ok(())
 }
 
 /// The processor time of all loads, as rows of one section; None if there was no load.
@@ -215,7 +232,7 @@ pub fn processor_times(sections: &[Section]) -> Option<Section> {
         .flat_map(|section| section.rows.iter().map(move |row| (section, row)))
         .filter(|(_, row)| row.name == PROCESSOR_TIME)
         .map(|(section, row)| Row {
-            name: section.title.replace("a TLS server ", ""),
+            name: section.title.replace(TITLE, ""),
             unit: row.unit,
             target: row.target,
             values: row.values.clone(),

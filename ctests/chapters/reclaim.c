@@ -237,9 +237,8 @@ CASE(a_crowd_commits_little_ahead, MEASURED,
     ASYNC_cleanup_thread();
 }
 
-CASE(to_free_a_crowd_leaves_errno_alone, MEASURED,
-     "errno is what it was after ASYNC_cleanup_thread, also where the kernel refuses to take the "
-     "memory of stacks back")
+/* Jobs at once, which are idle then. */
+static void run_a_crowd(void)
 {
     ASYNC_JOB *jobs[CROWD];
     int i;
@@ -248,6 +247,13 @@ CASE(to_free_a_crowd_leaves_errno_alone, MEASURED,
         jobs[i] = start_paused(light_and_paused, i);
     for (i = 0; i < CROWD; i++)
         finish(jobs[i], i);
+}
+
+CASE(to_free_a_crowd_leaves_errno_alone, MEASURED,
+     "errno is what it was after ASYNC_cleanup_thread, also where the kernel refuses to take the "
+     "memory of stacks back")
+{
+    run_a_crowd();
     answer_advice(MADV_DONTNEED, EPERM);
     errno = 77;
     ASYNC_cleanup_thread();
@@ -256,13 +262,7 @@ CASE(to_free_a_crowd_leaves_errno_alone, MEASURED,
 
 static void *has_a_crowd(void *unused)
 {
-    ASYNC_JOB *jobs[CROWD];
-    int i;
-
-    for (i = 0; i < CROWD; i++)
-        jobs[i] = start_paused(light_and_paused, i);
-    for (i = 0; i < CROWD; i++)
-        finish(jobs[i], i);
+    run_a_crowd();
     return unused;
 }
 
