@@ -11,11 +11,16 @@ use indicatif::ProgressBar;
 use crate::crowd::Files;
 use crate::measure::{Comparison, Measure, Row, Section, Subject, Target, Unit};
 
-/// What a library costs a process that does nothing.
+/// What a library costs a process that does nothing, again and again.
 pub fn loading<'a>(files: Files<'a>) -> Comparison<'a> {
+    /// Processes for each that would fill the time of a measurement: one varies much.
+    const BATCH: usize = 8;
     let of = |library: &'a Path| -> Measure<'a> {
         Box::new(move |count| {
-            let [with, without] = [Some(library), None].map(|preload| microseconds(count, preload));
+            let [with, without] = [Some(library), None].map(|preload| {
+                microseconds(1, preload); // other programs have used the caches
+                microseconds(BATCH * count, preload)
+            });
             with - without
         })
     };
