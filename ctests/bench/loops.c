@@ -37,12 +37,17 @@ struct async {
     int (*clear_fd)(ASYNC_WAIT_CTX *ctx, const void *key);
 };
 
-static double thread_nanoseconds(void)
+static double nanoseconds(clockid_t clock)
 {
     struct timespec time;
 
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+    clock_gettime(clock, &time);
     return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
+}
+
+static double thread_nanoseconds(void)
+{
+    return nanoseconds(CLOCK_THREAD_CPUTIME_ID);
 }
 
 /* Ends the process if a call has failed: its time means nothing. */
@@ -198,14 +203,6 @@ double job_and_cleanup(const struct async *lib, size_t count)
     return took / (double)count;
 }
 
-static double process_nanoseconds(void)
-{
-    struct timespec time;
-
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
-    return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
-}
-
 static void *only_job(void *job)
 {
     start_finish_call(job);
@@ -216,7 +213,7 @@ static void *only_job(void *job)
 double thread_with_a_job(const struct async *lib, size_t count)
 {
     struct looped_job job = new_job(lib, nothing, ASYNC_FINISH);
-    double began = process_nanoseconds(), took;
+    double began = nanoseconds(CLOCK_PROCESS_CPUTIME_ID), took;
 
     for (size_t i = 0; i < count; i++) {
         pthread_t thread;
@@ -224,7 +221,7 @@ double thread_with_a_job(const struct async *lib, size_t count)
         must(pthread_create(&thread, NULL, only_job, &job) == 0, "pthread_create");
         must(pthread_join(thread, NULL) == 0, "pthread_join");
     }
-    took = process_nanoseconds() - began;
+    took = nanoseconds(CLOCK_PROCESS_CPUTIME_ID) - began;
     lib->free(job.ctx);
     return took / (double)count;
 }
@@ -386,18 +383,16 @@ void crowd_finish(const struct async *lib, ASYNC_WAIT_CTX *ctx, ASYNC_JOB **jobs
 /* Nanoseconds of a fork; the child ends at once. Not a number where the kernel has no memory for it. */
 double fork_once(void)
 {
-    struct timespec began, ended;
-    pid_t child;
+    double began = nanoseconds(CLOCK_MONOTONIC), took;
+    pid_t child = fork();
 
-    clock_gettime(CLOCK_MONOTONIC, &began);
-    child = fork();
     if (child == 0)
         _exit(0);
-    clock_gettime(CLOCK_MONOTONIC, &ended);
+    took = nanoseconds(CLOCK_MONOTONIC) - began;
     if (child < 0)
         return NAN;
     must(waitpid(child, NULL, 0) == child, "waitpid");
-    return (double)(ended.tv_sec - began.tv_sec) * 1e9 + (double)(ended.tv_nsec - began.tv_nsec);
+    return took;
 }
 
 /* Two C functions between the caller and the switch: a library with a C interface has no fewer. */

@@ -260,8 +260,9 @@ extern "C" fn push_rax_and_jump() {
     )
 }
 
-/// The two ends of a job, on the stack whose top rsi has. At the beginning it leaves on the dispatcher's stack the frame that
-/// `jump_fcontext` would leave there; at the end it loads that of the last dispatcher.
+/// The two ends of a job, on the stack whose top rsi has. At the beginning it leaves on the
+/// dispatcher's stack the frame that `jump_fcontext` would leave there; at the end it loads that of
+/// the last dispatcher.
 ///
 /// ```text
 ///   low                                                        high

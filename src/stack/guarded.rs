@@ -161,8 +161,7 @@ impl GuardedStack {
     pub fn give_back_spare(spare: &SpareSlots) {
         let _guard = SyscallGuard::new();
         while let Some(slot) = spare.pop() {
-            let is_guarded = slot.is_prepared();
-            Self { slot, is_guarded }.give_back();
+            Self::of(slot).give_back();
         }
     }
 
@@ -171,9 +170,13 @@ impl GuardedStack {
     /// # Safety
     /// Nobody else has the stack.
     pub unsafe fn find(pool: &'static SlotPool, address: usize) -> Option<Self> {
-        let slot = pool.find(address)?;
+        pool.find(address).map(Self::of)
+    }
+
+    /// The stack in a slot that was prepared before.
+    fn of(slot: Slot) -> Self {
         let is_guarded = slot.is_prepared();
-        Some(Self { slot, is_guarded })
+        Self { slot, is_guarded }
     }
 
     /// The usable memory.
@@ -273,9 +276,7 @@ impl GuardedStack {
         if !usage.is_known || usage.resident_bytes > KEPT_BYTES {
             return Err(self);
         }
-        let is_guarded = self.is_guarded;
-        let to_stack = |slot| Self { slot, is_guarded };
-        self.slot.free_if_among_first().map_err(to_stack)
+        self.slot.free_if_among_first().map_err(Self::of)
     }
 
     /// Gives the memory back to the system, then the slot to whoever takes one. False if the

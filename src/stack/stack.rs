@@ -240,20 +240,16 @@ impl Stack {
     /// Frees a stack. The memory of a few stays, for those that are made next: a thread that makes and
     /// frees one job again and again has no page faults.
     pub fn free(self) {
-        self.free_by(GuardedStack::free_warm);
+        self.end(true);
     }
 
     /// Frees a stack and gives its memory back; says how many bytes the system got, or the program's
     /// own function.
     pub fn give_back(self) -> usize {
-        self.free_by(|stack, _| Err(stack))
+        self.end(false)
     }
 
-    /// `free_warm` may free it with its memory.
-    fn free_by(
-        self,
-        free_warm: impl FnOnce(GuardedStack, &Usage) -> Result<(), GuardedStack>,
-    ) -> usize {
+    fn end(self, may_keep_memory: bool) -> usize {
         let _guard = SyscallGuard::new();
         UNGUARDED.fetch_sub(self.is_unguarded().into(), Relaxed);
         probe!("stack_freed", self.frames.start, self.frames.len());
@@ -263,10 +259,11 @@ impl Stack {
         };
         let (bytes, owner) = match self.memory {
             Memory::Guarded { stack, owner } => {
-                let went_back = match free_warm(stack, &usage) {
-                    Ok(()) => false,
-                    Err(stack) => stack.give_back(),
+                let kept = match may_keep_memory {
+                    true => stack.free_warm(&usage),
+                    false => Err(stack),
                 };
+                let went_back = kept.is_err_and(GuardedStack::give_back);
                 (if went_back { usage.resident_bytes } else { 0 }, owner)
             }
             Memory::Users { free, owner } => {

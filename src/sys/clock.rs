@@ -6,14 +6,20 @@
 /// or a second library's fork handler holds a lock under which this thread called in.
 pub const PATIENCE_MS: u64 = 1000;
 
+/// The time of a clock; 0 where the kernel does not tell.
+fn now(clock: libc::clockid_t) -> libc::timespec {
+    // SAFETY: zeros are a valid time; the kernel writes to a local variable.
+    unsafe {
+        let mut now = std::mem::zeroed();
+        libc::clock_gettime(clock, &mut now);
+        now
+    }
+}
+
 /// Nanoseconds since some moment before the process began; always 0 where the kernel does not tell.
 pub fn now_ns() -> u64 {
-    // SAFETY: the kernel writes the one argument that is a pointer, a local variable.
-    unsafe {
-        let mut now = std::mem::zeroed::<libc::timespec>();
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now);
-        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-    }
+    let now = now(libc::CLOCK_MONOTONIC);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// The same in milliseconds.
@@ -33,13 +39,9 @@ pub unsafe fn lock_until(mutex: *mut libc::pthread_mutex_t, deadline: &libc::tim
 
 /// The time that it will be that many milliseconds from now, for [`lock_until`].
 pub fn time_in(ms: u64) -> libc::timespec {
-    // SAFETY: the kernel writes the one argument that is a pointer, a local variable.
-    unsafe {
-        let mut time = std::mem::zeroed::<libc::timespec>();
-        libc::clock_gettime(libc::CLOCK_REALTIME, &mut time);
-        let nanoseconds = time.tv_nsec as u64 + ms % 1000 * 1_000_000;
-        time.tv_sec += (ms / 1000 + nanoseconds / 1_000_000_000) as libc::time_t;
-        time.tv_nsec = (nanoseconds % 1_000_000_000) as _;
-        time
-    }
+    let mut time = now(libc::CLOCK_REALTIME);
+    let nanoseconds = time.tv_nsec as u64 + ms % 1000 * 1_000_000;
+    time.tv_sec += (ms / 1000 + nanoseconds / 1_000_000_000) as libc::time_t;
+    time.tv_nsec = (nanoseconds % 1_000_000_000) as _;
+    time
 }
