@@ -117,7 +117,7 @@ const fn padded(text: &[u8]) -> [u8; 16] {
 
 // The note. Notes are loaded with the library and stay in it when its symbols are removed.
 global_asm!(
-    ".pushsection .note.rsasync, \"a\", @note",
+    ".pushsection .note.rsasync, \"a\", %note",
     ".balign 4",
     ".4byte 8, 8, 1", // bytes of the name, bytes of what follows it, type
     ".asciz \"rsasync\"",

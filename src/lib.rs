@@ -48,8 +48,14 @@
 
 #![allow(clippy::module_inception)] // a folder's main file has its name
 
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-compile_error!("rsasync runs on x86-64 and 64-bit ARM; ctests/README.md says what others need");
+#[cfg(not(all(
+    target_os = "linux",
+    target_pointer_width = "64",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+)))]
+compile_error!(
+    "rsasync runs on Linux, on x86-64 and 64-bit ARM; ctests/README.md says what others need"
+);
 
 #[cfg(not(panic = "abort"))]
 compile_error!("a panic must not unwind into C: build with panic = \"abort\"");

@@ -341,44 +341,102 @@ extern "C" fn trampoline() {
     )
 }
 
+/// A processor in the tables below: DWARF's numbers of its registers, what a call pushes, how long the
+/// crate's functions are, and the type of the tables' section.
+#[cfg(target_arch = "x86_64")]
+mod dwarf {
+    pub const RETURN_ADDRESS: u8 = 16; // rip
+    pub const STACK_POINTER: u8 = 7; // rsp
+    pub const PUSHED_BYTES: u8 = 8;
+    pub const JUMP_BYTES: u32 = 0x6a;
+    pub const MAKE_BYTES: u32 = 0x38;
+}
+#[cfg(target_arch = "x86_64")]
+macro_rules! eh_frame_type {
+    () => {
+        "%unwind"
+    };
+}
+#[cfg(target_arch = "aarch64")]
+mod dwarf {
+    pub const RETURN_ADDRESS: u8 = 30; // x30
+    pub const STACK_POINTER: u8 = 31; // sp
+    pub const PUSHED_BYTES: u8 = 0;
+    pub const JUMP_BYTES: u32 = 0x70;
+    pub const MAKE_BYTES: u32 = 0x20;
+}
+#[cfg(target_arch = "aarch64")]
+macro_rules! eh_frame_type {
+    () => {
+        "%progbits"
+    };
+}
+
 // Unwind information for the crate's two functions, which have none, so that a debugger would
 // guess: walks of the stack end there. First what they share (a CIE), then a piece for each (an
 // FDE).
-#[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
-    ".pushsection .eh_frame, \"a\", @unwind",
+    concat!(".pushsection .eh_frame, \"a\", ", eh_frame_type!()),
     ".balign 8",
     "20: .4byte 22f - 21f", // its length
     "21: .4byte 0",         // it is a CIE
     ".byte 1",              // version
     ".asciz \"zR\"",        // the encoding of addresses follows
-    ".byte 1, 0x78, 16",    // units of code and data: 1 and -8; rip is register 16
+    ".byte 1, 0x78, {return_address}", // units of code and data: 1 and -8
     ".byte 1, 0x1b",        // addresses are relative and have 4 bytes
-    ".byte 0x0c, 7, 8",     // DW_CFA_def_cfa: rsp + 8
-    ".byte 0x07, 16",       // DW_CFA_undefined: rip; there is no caller
+    ".byte 0x0c, {stack_pointer}, {pushed}", // DW_CFA_def_cfa
+    ".byte 0x07, {return_address}", // DW_CFA_undefined: there is no caller
     ".balign 8",
     "22: .4byte 24f - 23f", // its length
     "23: .4byte 23b - 20b", // it belongs to that CIE
     ".4byte jump_fcontext - .",
-    ".4byte 0x6a", // the function's bytes
+    ".4byte {jump_bytes}",
     ".byte 0",
     ".balign 8",
     "24: .4byte 26f - 25f",
     "25: .4byte 25b - 20b",
     ".4byte make_fcontext - .",
-    ".4byte 0x38",
+    ".4byte {make_bytes}",
     ".byte 0",
     ".balign 8",
     "26: .popsection",
+    return_address = const dwarf::RETURN_ADDRESS,
+    stack_pointer = const dwarf::STACK_POINTER,
+    pushed = const dwarf::PUSHED_BYTES,
+    jump_bytes = const dwarf::JUMP_BYTES,
+    make_bytes = const dwarf::MAKE_BYTES,
 );
 
-/// The same by an ordinary call. It is also right where a call and the `jmp` back pair up:
-/// aarch64 leaves `jump_fcontext` by a `ret`.
-#[cfg(not(all(target_arch = "x86_64", not(rsasync_plain_switch))))]
+/// The same by an ordinary call.
+#[cfg(all(target_arch = "x86_64", rsasync_plain_switch))]
 #[inline(always)]
 unsafe fn jump(to: Context, data: usize) -> Option<Context> {
     // SAFETY: the caller's promise.
     Some(unsafe { to.resume(data) }.context)
+}
+
+/// The same for 64-bit ARM, where `jump_fcontext` leaves by a `ret`, with which its call pairs up in
+/// the processor's prediction. It leaves the rounding mode as it is; so each side keeps its own.
+#[cfg(target_arch = "aarch64")]
+#[inline(always)]
+unsafe fn jump(to: Context, data: usize) -> Option<Context> {
+    let (modes, from): (u64, _);
+    // SAFETY: the register is a number of this thread; for the jump the caller's promise.
+    unsafe {
+        std::arch::asm!("mrs {}, fpcr", out(reg) modes, options(nomem, nostack, preserves_flags));
+        from = to.resume(data).context;
+        std::arch::asm!(
+            "mrs {now}, fpcr",
+            "cmp {now}, {modes}",
+            "b.eq 2f", // to write it may take dozens of cycles
+            "msr fpcr, {modes}",
+            "2:",
+            modes = in(reg) modes,
+            now = out(reg) _,
+            options(nostack),
+        );
+    }
+    Some(from)
 }
 
 /// Defines the outermost function of a fibre's stack: it saves the dispatcher's context in the
@@ -417,7 +475,38 @@ macro_rules! trampoline {
         }
     };
 }
-#[cfg(all(target_arch = "x86_64", rsasync_plain_switch))]
+/// The same for 64-bit ARM.
+#[cfg(target_arch = "aarch64")]
+macro_rules! trampoline {
+    ($name:ident $(, $call:literal, $callee:path)?) => {
+        #[unsafe(naked)]
+        extern "C" fn $name(_first: Transfer) -> ! {
+            std::arch::naked_asm!(
+                ".cfi_startproc",
+                ".cfi_undefined x30", // no caller
+                ".cfi_personality 0x9b, rsasync_personality", // 0x9b: indirect, relative, 4 bytes
+                "mov x29, xzr", // where a walk along frame pointers ends
+                "mov x19, x1", // the Fibre, which the first switch passes as data
+                "str x0, [x19, {suspended}]", // the dispatcher's context
+                $("mov x0, x19", $call,)?
+                "ldr x8, [x19, {func}]",
+                "ldr x0, [x19, {args}]",
+                "blr x8",
+                "mov w1, w0", // func's result
+                "mov x0, x19",
+                "b {end}",
+                ".cfi_endproc",
+                suspended = const mem::offset_of!(Fibre, suspended),
+                args = const mem::offset_of!(Fibre, args),
+                func = const mem::offset_of!(Fibre, func),
+                end = sym Fibre::end,
+                $(callee = sym $callee,)?
+            )
+        }
+    };
+}
+
+#[cfg(not(all(target_arch = "x86_64", not(rsasync_plain_switch))))]
 trampoline!(trampoline);
 #[cfg(target_arch = "x86_64")]
 trampoline!(
@@ -425,30 +514,13 @@ trampoline!(
     "call {callee}",
     Fibre::finish_first_switch
 );
-
-#[cfg(not(target_arch = "x86_64"))]
-use trampoline as trampoline_instrumented;
+#[cfg(target_arch = "aarch64")]
+trampoline!(
+    trampoline_instrumented,
+    "bl {callee}",
+    Fibre::finish_first_switch
+);
 
 // The trampolines' personality routine, which an unwinder calls for their frames, stands in
 // job/thread.rs: when `pthread_exit` or a cancellation unwinds, the thread leaves its jobs. The
 // linker joins the two by the name `rsasync_personality`.
-
-/// The same for other processors, where `pthread_exit` inside `func` ends the process.
-#[cfg(not(target_arch = "x86_64"))]
-extern "C" fn trampoline(first: Transfer) -> ! {
-    type UnwindingFunc = unsafe extern "C-unwind" fn(*mut c_void) -> c_int;
-    // SAFETY: the first switch passes the fibre, which stays in its place. Its function has the
-    // type that it was given with, whether it unwinds or not.
-    let (fibre, func) = unsafe {
-        let fibre = &*ptr::with_exposed_provenance::<Fibre>(first.data);
-        let func = mem::transmute::<Option<Func>, Option<UnwindingFunc>>(fibre.func.get());
-        (fibre, func)
-    };
-    fibre.suspended.set(Some(first.context));
-    if sanitizer::is_present() {
-        fibre.finish_first_switch();
-    }
-    let Some(func) = func else { process::abort() };
-    // SAFETY: `begin`'s caller promised that these are its arguments.
-    fibre.end(unsafe { func(fibre.args.get()) })
-}

@@ -197,9 +197,8 @@ pub fn after_fork_in_child() {
 
 // The address of `personality`, where the unwind information of the trampolines in
 // fibre/fibre.rs says that it is.
-#[cfg(target_arch = "x86_64")]
 global_asm!(
-    ".pushsection .data.rel.ro.rsasync_personality, \"aw\", @progbits", // read-only once relocated
+    ".pushsection .data.rel.ro.rsasync_personality, \"aw\", %progbits", // read-only once relocated
     ".balign 8",
     ".globl rsasync_personality",
     ".hidden rsasync_personality",
@@ -212,7 +211,6 @@ global_asm!(
 /// The personality routine of the trampolines: what an unwinder calls when it has come to the
 /// outermost frame of a job. If it unwinds for `pthread_exit` or a cancellation, the job's frames
 /// are gone now, and the thread is about to exit.
-#[cfg(target_arch = "x86_64")]
 extern "C" fn personality(
     _version: i32,
     actions: i32,

@@ -53,7 +53,7 @@ enum Access {
 }
 
 impl Access {
-    /// glibc's pthread keys are numbers below this (PTHREAD_KEYS_MAX).
+    /// A pthread key is a number below this: glibc has the most (PTHREAD_KEYS_MAX).
     const KEYS: libc::pthread_key_t = 1024;
     const GONE_BITS: u32 = Self::KEYS + 1;
 
@@ -253,11 +253,13 @@ fn find_key(functions: Functions) -> Option<libc::pthread_key_t> {
     static PROBE: u64 = 0;
     let probe = (&raw const PROBE).cast_mut().cast::<c_void>();
     // SAFETY: known versions only store the pointer. No other code uses this thread's default
-    // meanwhile, but for a signal handler that does what libcrypto forbids there. glibc reads NULL
-    // behind a key that nobody has.
+    // meanwhile, but for a signal handler that does what libcrypto forbids there. Behind a key that
+    // nobody has, C libraries find NULL; above the last one musl would read any memory.
     unsafe {
+        let keys = u32::try_from(libc::sysconf(libc::_SC_THREAD_KEYS_MAX)).unwrap_or(0);
         let before = (functions.set)(probe);
-        let mut holding = (0..Access::KEYS).filter(|&key| libc::pthread_getspecific(key) == probe);
+        let mut holding =
+            (0..keys.min(Access::KEYS)).filter(|&key| libc::pthread_getspecific(key) == probe);
         let (key, another) = (holding.next(), holding.next());
         (functions.set)(before);
         let stored = if before.addr() == functions.global {

@@ -217,7 +217,7 @@ fn walk(count: u64, patience_ms: u64) -> bool {
             weak_is_listed |= is_weak;
             add(
                 symbols,
-                match (is_weak, object.is_no_delete()) {
+                match (is_weak, loader::IS_MUSL || object.is_no_delete()) {
                     (true, _) => Lifetime::Permanent,
                     (false, true) => Lifetime::NoDelete,
                     (false, false) => Lifetime::Dlclosable,
@@ -327,7 +327,7 @@ fn start_pinning(identity: usize) -> bool {
         let (mut all, mut before) = (mem::zeroed(), mem::zeroed());
         libc::sigfillset(&mut all);
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let mut thread = 0;
+        let mut thread = mem::zeroed(); // a number in glibc, a pointer in musl
         let argument = ptr::with_exposed_provenance_mut(identity);
         let is_made = loader::try_with_tls_lock(|| {
             libc::pthread_create(&mut thread, ptr::null(), run, argument) == 0

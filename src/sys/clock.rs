@@ -41,7 +41,7 @@ pub unsafe fn lock_until(mutex: *mut libc::pthread_mutex_t, deadline: &libc::tim
 pub fn time_in(ms: u64) -> libc::timespec {
     let mut time = now(libc::CLOCK_REALTIME);
     let nanoseconds = time.tv_nsec as u64 + ms % 1000 * 1_000_000;
-    time.tv_sec += (ms / 1000 + nanoseconds / 1_000_000_000) as libc::time_t;
+    time.tv_sec += (ms / 1000 + nanoseconds / 1_000_000_000) as i64;
     time.tv_nsec = (nanoseconds % 1_000_000_000) as _;
     time
 }

@@ -1,6 +1,6 @@
 //! What the system allows this process: pages, mappings, memory.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 use std::mem;
 use std::num::NonZero;
 use std::ptr;
@@ -31,7 +31,7 @@ pub fn mappings() -> usize {
 /// Whether every mapping counts against a limit, touched or not: what rsasync maps, the program's
 /// `malloc` can't have.
 pub fn is_address_space_limited() -> bool {
-    is_limited(libc::RLIMIT_AS)
+    is_limited(libc::RLIMIT_AS, libc::getrlimit)
 }
 
 /// Whether every writable mapping counts against a limit, touched or not: one of the process, or
@@ -43,7 +43,8 @@ pub fn is_writable_memory_charged() -> bool {
         let policy = number_in(c"/proc/sys/vm/overcommit_memory").unwrap_or(0);
         NonZero::<usize>::MIN.saturating_add(policy)
     };
-    POLICY_PLUS_ONE.get_or_init(read).get() == NEVER_OVERCOMMIT + 1 || is_limited(libc::RLIMIT_DATA)
+    POLICY_PLUS_ONE.get_or_init(read).get() == NEVER_OVERCOMMIT + 1
+        || is_limited(libc::RLIMIT_DATA, libc::getrlimit)
 }
 
 /// Whether memory is committed as soon as it is mapped to be written: `mlockall(MCL_FUTURE)`.
@@ -62,11 +63,15 @@ pub fn is_new_memory_committed() -> bool {
     answer & 1 != 0
 }
 
-fn is_limited(resource: libc::__rlimit_resource_t) -> bool {
+/// Whether `getrlimit` tells a limit. (Its resources are unsigned numbers in glibc, signed in musl.)
+fn is_limited<R>(
+    resource: R,
+    getrlimit: unsafe extern "C" fn(R, *mut libc::rlimit) -> c_int,
+) -> bool {
     // SAFETY: the kernel writes a local variable, a struct of numbers.
     unsafe {
         let mut limit = mem::zeroed::<libc::rlimit>();
-        libc::getrlimit(resource, &mut limit) == 0 && limit.rlim_cur != libc::RLIM_INFINITY
+        getrlimit(resource, &mut limit) == 0 && limit.rlim_cur != libc::RLIM_INFINITY
     }
 }
 
@@ -76,7 +81,9 @@ fn number_in(path: &CStr) -> Option<usize> {
     // SAFETY: the path is a C string, the buffer as long as is said. Where the file can't be
     // opened, reading fails too.
     let length = unsafe {
-        let file = libc::open(path.as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        // (Not `open`, which is two system calls in musl.)
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        let file = libc::openat(libc::AT_FDCWD, path.as_ptr(), flags);
         let length = libc::read(file, text.as_mut_ptr().cast(), text.len());
         libc::close(file);
         usize::try_from(length).ok()?

@@ -22,9 +22,12 @@
 //!
 //! That place is believed because it has the right value behind a recursive lock, and only as
 //! long as it has the right value at every walk. The lock of the list is one of those: the one that
-//! a thread holds once more while it walks. Where the count can't be found (another C library, a
-//! static program), [`load_count`] is 0 for ever, and the callers walk now and then, in a child as
-//! well: musl's `fork` waits for the list, and a static program hardly loads anything.
+//! a thread holds once more while it walks. Where the count can't be found (a static program, which
+//! hardly loads anything), [`load_count`] is 0 for ever, and the callers walk now and then.
+//!
+//! musl is simpler. It holds its lock while it maps and relocates objects, not while constructors
+//! run, and its `fork` waits for that; so anyone may walk. It unloads nothing, and new objects follow
+//! at the end of its list: the count is the word where they will, and where that is.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::mem;
@@ -74,6 +77,7 @@ struct LinkMap {
     bias: usize,
     name: *const c_void,
     dynamic: *const [usize; 2],
+    next: AtomicPtr<LinkMap>,
 }
 
 /// Finds the loader's count and glibc's function, and has this code never unloaded: handlers of
@@ -81,6 +85,9 @@ struct LinkMap {
 pub fn on_load() {
     let (mut rtld_global, mut find_object) = (None, None);
     let (mut is_program, mut stays) = (true, false);
+    if IS_MUSL {
+        find_first_object();
+    }
     let count = for_each_object(|object| {
         rtld_global = rtld_global.or(object.symbol(c"_rtld_global", SymbolType::Object));
         find_object = find_object.or(object.symbol(c"_dl_find_object", SymbolType::Function));
@@ -211,11 +218,53 @@ fn keep_loaded() {
     }
 }
 
-/// How many objects the loader has ever loaded; 0 where that is unknown. Takes no lock.
+/// A number that is another one when the loader has loaded something; 0 where that is unknown. Takes
+/// no lock.
 #[inline(always)]
 pub fn load_count() -> u64 {
+    let word = LOAD_COUNT.load(Relaxed);
     // SAFETY: a static, or a word of the loader's data, which is never unmapped.
-    unsafe { &*LOAD_COUNT.load(Relaxed) }.load(Acquire)
+    let value = unsafe { &*word }.load(Acquire);
+    match IS_MUSL && !ptr::eq(word, &UNKNOWN) {
+        true => value ^ word.addr() as u64, // at the end of the list the value is 0
+        false => value,
+    }
+}
+
+/// The loader is musl's, which unloads nothing.
+pub const IS_MUSL: bool = cfg!(target_env = "musl");
+
+/// The first object in musl's list, the program; NULL in a static one.
+static FIRST: AtomicPtr<LinkMap> = AtomicPtr::new(ptr::null_mut());
+
+/// Finds it. Called at load, as it overwrites what `dlerror` tells.
+fn find_first_object() {
+    unsafe extern "C" {
+        fn dlinfo(handle: *mut c_void, request: c_int, map: *mut *mut LinkMap) -> c_int;
+    }
+    const RTLD_DI_LINKMAP: c_int = 2;
+    // SAFETY: `dlopen` takes NULL for the program; `dlinfo` fills in a local variable.
+    unsafe {
+        let (program, mut map) = (libc::dlopen(ptr::null(), libc::RTLD_LAZY), ptr::null_mut());
+        if !program.is_null() && dlinfo(program, RTLD_DI_LINKMAP, &mut map) == 0 {
+            FIRST.store(map, Relaxed);
+        }
+    }
+}
+
+/// From now on the count is the word at which the next object follows the last of so many.
+fn watch_end_of_list(objects: usize) {
+    let mut last = FIRST.load(Relaxed);
+    if last.is_null() {
+        return;
+    }
+    // SAFETY: a walk has shown so many objects, each of which stays in the list for ever.
+    unsafe {
+        for _ in 1..objects {
+            last = (*last).next.load(Acquire);
+        }
+        LOAD_COUNT.store((&raw mut (*last).next).cast(), Relaxed);
+    }
 }
 
 pub fn is_load_count_known() -> bool {
@@ -227,6 +276,7 @@ pub fn is_load_count_known() -> bool {
 pub fn for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(each: F) -> u64 {
     struct Walk<F> {
         each: F,
+        objects: usize,
         count: u64,
     }
     unsafe extern "C" fn show<F: FnMut(&Object) -> ControlFlow<()>>(
@@ -238,8 +288,9 @@ pub fn for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(each: F) -> u64 {
         // walk below, which nobody else uses meanwhile.
         unsafe {
             let (info, walk) = (&*info, &mut *walk.cast::<Walk<F>>());
+            walk.objects += 1;
             walk.count = info.dlpi_adds;
-            if load_count() != info.dlpi_adds {
+            if !IS_MUSL && load_count() != info.dlpi_adds {
                 // Unknown, or a wrong place. The count can't change during the walk.
                 LOAD_COUNT.store((&raw const UNKNOWN).cast_mut(), Relaxed);
             }
@@ -248,9 +299,16 @@ pub fn for_each_object<F: FnMut(&Object) -> ControlFlow<()>>(each: F) -> u64 {
             (walk.each)(&object).is_break().into()
         }
     }
-    let mut walk = Walk { each, count: 0 };
+    let mut walk = Walk {
+        each,
+        objects: 0,
+        count: 0,
+    };
     // SAFETY: `show` gets the walk that it is made for.
-    unsafe { libc::dl_iterate_phdr(Some(show::<F>), (&raw mut walk).cast()) };
+    let is_broken = unsafe { libc::dl_iterate_phdr(Some(show::<F>), (&raw mut walk).cast()) } != 0;
+    if IS_MUSL && !is_broken {
+        watch_end_of_list(walk.objects);
+    }
     walk.count
 }
 

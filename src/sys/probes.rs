@@ -72,7 +72,7 @@ macro_rules! note {
     ($name:literal, $($arguments:tt)*) => {
         concat!(
             "990: nop\n",
-            ".pushsection .note.stapsdt, \"\", @note\n",
+            ".pushsection .note.stapsdt, \"\", %note\n",
             ".balign 4\n",
             ".4byte 992f - 991f, 994f - 993f, 3\n", // bytes of the owner and of the rest; version
             "991: .asciz \"stapsdt\"\n",
@@ -88,7 +88,7 @@ macro_rules! note {
             // One byte in the program or library, however many of its objects have probes. (R: the
             // linker keeps it, though nothing in memory refers to it.)
             ".ifndef _.stapsdt.base\n",
-            ".pushsection .stapsdt.base, \"aGR\", @progbits, .stapsdt.base, comdat\n",
+            ".pushsection .stapsdt.base, \"aGR\", %progbits, .stapsdt.base, comdat\n",
             ".weak _.stapsdt.base\n",
             ".hidden _.stapsdt.base\n",
             "_.stapsdt.base: .space 1\n",
