@@ -15,6 +15,7 @@
 static void *plug_in;
 static int plug_in_is_unloaded;
 
+#ifdef __GLIBC__ /* musl unloads nothing */
 static void load_plug_in(void)
 {
     plug_in = dlopen("libanl.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -26,6 +27,7 @@ static void load_plug_in_to_unload(void)
     load_plug_in();
     plug_in_is_unloaded = 1;
 }
+#endif
 
 static void libcrypto_after_a_job(void)
 {
@@ -53,12 +55,14 @@ CASE(a_libcrypto_may_be_loaded_after_the_first_job, OURS,
     libcrypto_after_a_job();
 }
 
+#ifdef __GLIBC__ /* musl unloads nothing */
 CASE(a_libcrypto_may_be_loaded_after_a_plug_in, OURS,
      "a job finds a libcrypto that was loaded after an object that may be unloaded")
 {
     load_plug_in();
     libcrypto_after_a_job();
 }
+#endif
 
 static OSSL_LIB_CTX *set_in_the_job;
 
@@ -271,19 +275,23 @@ CASE(a_job_keeps_its_default_in_two_libcryptos, OURS,
     two_libcryptos(load_nothing, 0);
 }
 
+#ifdef __GLIBC__ /* musl unloads nothing */
 CASE(a_second_libcrypto_may_be_loaded_after_a_plug_in, OURS,
      "jobs find a second libcrypto that was loaded after an object that may be unloaded, 256 jobs "
      "later")
 {
     two_libcryptos(load_plug_in, 256);
 }
+#endif
 
+#ifdef __GLIBC__ /* musl unloads nothing */
 CASE(a_second_libcrypto_may_replace_a_plug_in, OURS,
      "jobs find a second libcrypto that was loaded after another object was unloaded: as many "
      "objects are loaded as before")
 {
     two_libcryptos(load_plug_in_to_unload, 256);
 }
+#endif
 
 /* ---- the child of a process with threads ---- */
 

@@ -212,7 +212,7 @@ static struct block *take_all_memory(void)
 }
 
 /* Not on valgrind and ThreadSanitizer: the limit would apply to their own memory too. */
-CASE(no_memory_for_an_entry_is_refused, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
+CASE(no_memory_for_an_entry_is_refused, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN | NOT_EMULATED,
      "Without memory set_wait_fd is 0 and MALLOC_FAILURE, and keeps the entries made before")
 {
     ASYNC_WAIT_CTX *ctx = ASYNC_WAIT_CTX_new();

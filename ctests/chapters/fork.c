@@ -270,7 +270,7 @@ static void *has_a_job_across_the_fork(void *arg)
 }
 
 /* libcrypto runs the job with the wrong thread's state. */
-CASE(new_threads_of_the_child_do_not_inherit_jobs, OURS,
+CASE(new_threads_of_the_child_do_not_inherit_jobs, OURS | NOT_EMULATED,
      "A thread made in the child cannot resume a job of a thread that only the parent has")
 {
     pthread_t thread;
@@ -351,7 +351,8 @@ static void *makes_threads(void *arg)
  * Not on the tools, here and in the next case: in the child valgrind reports memory as lost to
  * which only registers of other threads pointed; the sanitizers may hang on a lock of their malloc.
  */
-CASE(fork_while_other_threads_are_busy, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+CASE(fork_while_other_threads_are_busy,
+     OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN | NOT_EMULATED,
      "A child can make every call, whatever calls other threads were making at the fork")
 {
     void *(*const busy[3])(void *) = { makes_jobs, makes_contexts, makes_threads };
@@ -450,8 +451,17 @@ CASE(fork_while_other_threads_use_the_same_context,
     CHECK_INT(cleaned, 0);
 }
 
+static double seconds(void)
+{
+    struct timespec now;
+
+    CHECK_INT(clock_gettime(CLOCK_MONOTONIC, &now), 0);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
 /* ---- what happens between the library's own fork handler and the fork ---- */
 
+#ifdef __GLIBC__ /* musl does not run .preinit_array */
 /*
  * A case's functions that a fork calls after the library's handler, before it forks, and in the
  * child before the library's handler there; NULL for none.
@@ -490,14 +500,6 @@ static void *sets_and_clears(void *unused)
         atomic_fetch_add(&turns[0], 1);
     }
     return unused;
-}
-
-static double seconds(void)
-{
-    struct timespec now;
-
-    CHECK_INT(clock_gettime(CLOCK_MONOTONIC, &now), 0);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 /*
@@ -541,6 +543,7 @@ CASE(other_threads_wait_for_a_fork_and_not_for_ever, OURS | NOT_ON_VALGRIND,
     CHECK_INT(pthread_join(thread, NULL), 0);
     ASYNC_WAIT_CTX_free(shared_ctx);
 }
+#endif
 
 /* ---- several threads that fork at the same moment ---- */
 
@@ -703,6 +706,7 @@ CASE(a_fork_waits_for_what_others_are_at, OURS | NOT_ON_VALGRIND,
 
 /* ---- handlers of other libraries in the child ---- */
 
+#ifdef __GLIBC__ /* musl does not run .preinit_array */
 static int handlers_called;
 
 static void stay_until_forked(void)
@@ -741,7 +745,7 @@ static void use_contexts_and_jobs(void)
 }
 
 /* The two threads hold their locks longer than a fork waits. */
-CASE(child_handlers_of_others_may_use_the_library, OURS,
+CASE(child_handlers_of_others_may_use_the_library, OURS | NOT_EMULATED,
      "In the child the handlers of other libraries, also those that are called before this "
      "library's own, can start jobs and use contexts, whatever other threads were doing")
 {
@@ -819,4 +823,5 @@ CASE(a_child_knows_the_libcrypto_that_nobody_has_looked_for, OURS | NEEDS_LIBCRY
     atomic_store(&stop, 1);
     CHECK_INT(pthread_join(thread, NULL), 0);
 }
+#endif
 #endif

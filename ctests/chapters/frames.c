@@ -2,9 +2,9 @@
  * frames.c: what depends on the frames of a job's stack (src/fibre/fibre.rs): longjmp, backtraces,
  * leak checkers, the end of a process or thread in a job.
  */
+#include "backtrace.h"
 #include "jobs.h"
 #include <dlfcn.h>
-#include <execinfo.h>
 #include <setjmp.h>
 
 #define NOINLINE __attribute__((noinline))

@@ -68,7 +68,7 @@ static void on_fault(int signal_number, siginfo_t *info, void *context)
 
     (void)signal_number;
     (void)context;
-    if (at > victim_frame || at < victim_frame - DEFAULT_BYTES - LIBRARY_BYTES - GUARD_BYTES)
+    if (at > victim_frame || at < victim_frame - most_stack_bytes(DEFAULT_BYTES) - GUARD_BYTES)
         _exit(WRONG_ADDRESS);
     for (i = 0; i < NEIGHBOURS; i++)
         for (j = 0; filled[i] != NULL && j < FILLED_BYTES; j++)
@@ -226,7 +226,7 @@ static void disable_guard_markers(void)
     CHECK(!kernel_has_guard_markers());
 }
 
-CASE(without_guard_markers_stacks_are_guarded, OURS | NOT_ON_VALGRIND,
+CASE(without_guard_markers_stacks_are_guarded, OURS | NOT_ON_VALGRIND | NOT_EMULATED,
      "on a kernel without MADV_GUARD_INSTALL every stack is guarded, and overflows fault")
 {
     ASYNC_JOB **jobs;
@@ -240,7 +240,7 @@ CASE(without_guard_markers_stacks_are_guarded, OURS | NOT_ON_VALGRIND,
     finish_crowd(jobs, 100);
 }
 
-CASE(markers_that_do_nothing_are_no_guards, OURS | NOT_ON_VALGRIND,
+CASE(markers_that_do_nothing_are_no_guards, OURS | NOT_ON_VALGRIND | NOT_EMULATED,
      "where the system accepts guard markers and does nothing, as some emulators do, every stack "
      "is guarded, and overflows fault")
 {
@@ -280,14 +280,14 @@ static void answer_process_madvise(unsigned action)
     filter_calls(&call, 1, action, SECCOMP_RET_ALLOW);
 }
 
-CASE(a_crowd_is_guarded_without_process_madvise, OURS | NOT_ON_VALGRIND,
+CASE(a_crowd_is_guarded_without_process_madvise, OURS | NOT_ON_VALGRIND | NOT_EMULATED,
      "so it is where the kernel, or a filter, refuses process_madvise")
 {
     answer_process_madvise(SECCOMP_RET_ERRNO | EPERM);
     check_guards_of_a_crowd();
 }
 
-CASE(a_crowd_is_guarded_where_process_madvise_does_nothing, OURS | NOT_ON_VALGRIND,
+CASE(a_crowd_is_guarded_where_process_madvise_does_nothing, OURS | NOT_ON_VALGRIND | NOT_EMULATED,
      "so it is where the system accepts process_madvise and does nothing")
 {
     answer_process_madvise(SECCOMP_RET_ERRNO | 0);
@@ -314,7 +314,8 @@ CASE(stacks_made_after_mlockall_of_what_is_there_are_guarded, OURS | NOT_ON_VALG
 }
 
 /* The kernel stops at the first marker of a mapping. */
-CASE(locking_memory_commits_no_stack, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+CASE(locking_memory_commits_no_stack,
+     OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN | NOT_EMULATED,
      "on a kernel with guard markers mlockall(MCL_CURRENT) commits nothing of 1,000 jobs' stacks; "
      "what is touched later is locked then")
 {
@@ -393,7 +394,7 @@ static void check_crowd_past_the_map_limit(void)
     finish_crowd(jobs, CROWD / 4);
 }
 
-CASE(past_the_map_limit_jobs_go_on, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
+CASE(past_the_map_limit_jobs_go_on, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN | NOT_EMULATED,
      "without guard markers 40,000 paused jobs work, some on unguarded stacks, which are counted; "
      "the process can still map memory and start threads")
 {
@@ -401,7 +402,8 @@ CASE(past_the_map_limit_jobs_go_on, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
     check_crowd_past_the_map_limit();
 }
 
-CASE(past_the_map_limit_with_markers_that_do_nothing, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
+CASE(past_the_map_limit_with_markers_that_do_nothing,
+     OURS | NOT_ON_VALGRIND | NOT_ON_TSAN | NOT_EMULATED,
      "where markers do nothing 40,000 paused jobs work, some on unguarded stacks, which are "
      "counted")
 {
@@ -409,7 +411,7 @@ CASE(past_the_map_limit_with_markers_that_do_nothing, OURS | NOT_ON_VALGRIND | N
     check_crowd_past_the_map_limit();
 }
 
-CASE(a_hundred_thousand_guarded_stacks, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
+CASE(a_hundred_thousand_guarded_stacks, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN | NOT_EMULATED,
      "on a kernel with guard markers the stacks of 100,000 paused jobs are all guarded")
 {
     enum { CROWD = 100000 };
@@ -431,7 +433,7 @@ CASE(a_hundred_thousand_guarded_stacks, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
 }
 
 /* ThreadSanitizer has mappings of its own for each job's fibre. */
-CASE(guard_markers_take_no_mappings, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
+CASE(guard_markers_take_no_mappings, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN | NOT_EMULATED,
      "on a kernel with guard markers 20,000 jobs add no more than 300 mappings")
 {
     enum { CROWD = 20000 };

@@ -86,10 +86,12 @@ void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t off
     return map(at, length, protection, flags, fd, offset);
 }
 
+#ifdef __GLIBC__
 void *mmap64(void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {
     return map(at, length, protection, flags, fd, offset);
 }
+#endif
 
 int munmap(void *start, size_t length)
 {
@@ -204,7 +206,7 @@ static long reserved_kib(void)
     return all;
 }
 
-CASE(without_overcommit_little_is_reserved, NOT_ON_TOOLS,
+CASE(without_overcommit_little_is_reserved, NOT_ON_TOOLS | NOT_EMULATED,
      "under vm.overcommit_memory 2 the system reserves no more than 136 KiB for each of 16,385 "
      "jobs, and nothing for a freed one")
 {
@@ -281,13 +283,13 @@ static void check_at_limit(int resource, int least)
     CHECK(has >= had - SLACK_MIB);
 }
 
-CASE(at_a_data_limit_jobs_are_refused, OURS | NOT_ON_TOOLS,
+CASE(at_a_data_limit_jobs_are_refused, OURS | NOT_ON_TOOLS | NOT_EMULATED,
      "RLIMIT_DATA ends the making of jobs with ASYNC_NO_JOBS; freed stacks are no part of it")
 {
     check_at_limit(RLIMIT_DATA, 200 * KIB / WRITABLE_KIB - SLACK_MIB);
 }
 
-CASE(at_an_address_space_limit_jobs_are_refused, OURS | NOT_ON_TOOLS,
+CASE(at_an_address_space_limit_jobs_are_refused, OURS | NOT_ON_TOOLS | NOT_EMULATED,
      "RLIMIT_AS ends the making of jobs with ASYNC_NO_JOBS; as many can be had again later")
 {
     check_at_limit(RLIMIT_AS, 200 * KIB / SLOT_KIB - SLACK_MIB);
@@ -465,13 +467,13 @@ static void check_crowd_leaves_nothing(void)
     CHECK(after - before <= 2 * KIB);
 }
 
-CASE(pages_and_page_tables_go_back, NOT_ON_TOOLS,
+CASE(pages_and_page_tables_go_back, NOT_ON_TOOLS | NOT_EMULATED,
      "a crowd of 20,000 jobs leaves no more than 2 MiB, page tables included")
 {
     check_crowd_leaves_nothing();
 }
 
-CASE(pages_and_page_tables_go_back_under_a_data_limit, NOT_ON_TOOLS,
+CASE(pages_and_page_tables_go_back_under_a_data_limit, NOT_ON_TOOLS | NOT_EMULATED,
      "the same holds under RLIMIT_DATA")
 {
     set_limit(RLIMIT_DATA, (uint64_t)64 << 30);
@@ -627,13 +629,13 @@ static void check_core(int count)
     CHECK(size <= count * (long)SLOT_KIB / KIB + 3 * SLACK_MIB);
 }
 
-CASE(core_files_have_no_untouched_stacks, NOT_ON_TOOLS,
+CASE(core_files_have_no_untouched_stacks, NOT_ON_TOOLS | NOT_EMULATED,
      "a core file of a process with 4,097 jobs has no more than 200 KiB for each")
 {
     check_core(4097);
 }
 
-CASE(core_files_under_a_data_limit_have_no_untouched_stacks, NOT_ON_TOOLS,
+CASE(core_files_under_a_data_limit_have_no_untouched_stacks, NOT_ON_TOOLS | NOT_EMULATED,
      "the same holds under RLIMIT_DATA")
 {
     set_limit(RLIMIT_DATA, (uint64_t)64 << 30);
@@ -767,7 +769,7 @@ CASE(jobs_without_mappings, OURS | NOT_ON_TOOLS,
     check_without_mappings();
 }
 
-CASE(jobs_without_mappings_and_markers, OURS | NOT_ON_TOOLS,
+CASE(jobs_without_mappings_and_markers, OURS | NOT_ON_TOOLS | NOT_EMULATED,
      "the same holds on a kernel without guard markers")
 {
     answer_advice(GUARD_INSTALL, EINVAL);
@@ -803,7 +805,10 @@ static void come_and_go(void)
         CHECK_INT(stacks_unguarded(), 0);
     }
     first_failing = last_failing = -1;
+    free(frames);
     finish_crowd(start_crowd(SOME, note_frame), SOME);
+    frames = calloc(SOME, sizeof *frames);
+    CHECK(frames != NULL);
     CHECK_INT(try_crowd(jobs, SOME), SOME);
     CHECK_INT(stacks_unguarded(), 0);
     check_guards_are_counted(jobs, SOME);
@@ -843,7 +848,7 @@ CASE(each_mapping_call_may_fail, OURS | NOT_ON_TOOLS,
     check_each_call_may_fail();
 }
 
-CASE(each_mapping_call_may_fail_without_markers, OURS | NOT_ON_TOOLS,
+CASE(each_mapping_call_may_fail_without_markers, OURS | NOT_ON_TOOLS | NOT_EMULATED,
      "the same holds on a kernel without guard markers")
 {
     answer_advice(GUARD_INSTALL, EINVAL);
@@ -876,7 +881,7 @@ static void fail_to_guard_often(void)
     CHECK_INT(stacks_unguarded(), 0);
 }
 
-CASE(guards_that_failed_are_not_counted_for_ever, OURS | NOT_ON_TOOLS,
+CASE(guards_that_failed_are_not_counted_for_ever, OURS | NOT_ON_TOOLS | NOT_EMULATED,
      "a guard that can't be had does not count as mappings: 65,530 such stacks later new ones are "
      "guarded, under RLIMIT_DATA and without guard markers")
 {
@@ -886,7 +891,7 @@ CASE(guards_that_failed_are_not_counted_for_ever, OURS | NOT_ON_TOOLS,
     CHECK_INT(check_child(fail_to_guard_often, 0), 0);
 }
 
-CASE(a_large_crowd_under_a_data_limit_is_guarded, OURS | NOT_ON_TOOLS,
+CASE(a_large_crowd_under_a_data_limit_is_guarded, OURS | NOT_ON_TOOLS | NOT_EMULATED,
      "on a kernel with guard markers the stacks of 40,000 jobs are guarded under RLIMIT_DATA, too")
 {
     enum { COUNT = 40000 };
@@ -925,7 +930,7 @@ static int mapping_has(const char *address, const char *flag)
     return strstr(line, flag) != NULL;
 }
 
-CASE(stacks_used_again_under_a_data_limit_have_no_huge_pages, OURS | NOT_ON_TOOLS,
+CASE(stacks_used_again_under_a_data_limit_have_no_huge_pages, OURS | NOT_ON_TOOLS | NOT_EMULATED,
      "under RLIMIT_DATA the mapping of a stack that was freed and is used again has no huge pages")
 {
     if (access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0)
@@ -970,19 +975,20 @@ static void under_errors(int error, int resource)
     use_everything();
 }
 
-CASE(a_filter_may_answer_eperm, SINCE_3_0 | NOT_ON_TOOLS,
+CASE(a_filter_may_answer_eperm, SINCE_3_0 | NOT_ON_TOOLS | NOT_EMULATED,
      "with a seccomp filter that answers EPERM to all that libcrypto's jobs don't need every call "
      "works")
 {
     under_errors(EPERM, -1);
 }
 
-CASE(a_filter_may_answer_enosys, SINCE_3_0 | NOT_ON_TOOLS, "the same holds for ENOSYS")
+CASE(a_filter_may_answer_enosys, SINCE_3_0 | NOT_ON_TOOLS | NOT_EMULATED, "the same holds for ENOSYS")
 {
     under_errors(ENOSYS, -1);
 }
 
-CASE(a_filter_may_answer_eperm_under_an_address_space_limit, SINCE_3_0 | NOT_ON_TOOLS,
+CASE(a_filter_may_answer_eperm_under_an_address_space_limit,
+     SINCE_3_0 | NOT_ON_TOOLS | NOT_EMULATED,
      "the same holds under RLIMIT_AS")
 {
     under_errors(EPERM, RLIMIT_AS);
@@ -996,14 +1002,14 @@ static void refuse_mprotect(void)
     use_everything();
 }
 
-CASE(a_filter_may_refuse_mprotect_under_a_data_limit, SINCE_3_0 | NOT_ON_TOOLS,
+CASE(a_filter_may_refuse_mprotect_under_a_data_limit, SINCE_3_0 | NOT_ON_TOOLS | NOT_EMULATED,
      "with a seccomp filter that answers EPERM to mprotect every call works under RLIMIT_DATA")
 {
     set_limit(RLIMIT_DATA, (uint64_t)64 << 30);
     refuse_mprotect();
 }
 
-CASE(a_filter_may_refuse_mprotect_under_mlockall, SINCE_3_0 | NOT_ON_TOOLS,
+CASE(a_filter_may_refuse_mprotect_under_mlockall, SINCE_3_0 | NOT_ON_TOOLS | NOT_EMULATED,
      "the same holds under mlockall(MCL_FUTURE)")
 {
     lock_future_mappings();
@@ -1023,6 +1029,9 @@ static const int always_needed[] = {
     /* Threads, and fork. */
     SYS_rt_sigaction, SYS_clone, SYS_clone3, SYS_set_robust_list, SYS_rseq, SYS_exit, SYS_wait4,
     SYS_gettid,
+#if !defined(__GLIBC__) && defined(SYS_fork)
+    SYS_fork, SYS_set_tid_address, SYS_membarrier,
+#endif
 };
 /* README.md's list of what the library calls besides. */
 static const int listed[] = {
@@ -1060,7 +1069,7 @@ static void under_a_filter_that_kills(void)
     }
 }
 
-CASE(a_filter_may_kill_what_the_readme_does_not_list, SINCE_3_0 | NOT_ON_TOOLS,
+CASE(a_filter_may_kill_what_the_readme_does_not_list, SINCE_3_0 | NOT_ON_TOOLS | NOT_EMULATED,
      "every call works under a seccomp filter that kills a process at any system call but those "
      "of libcrypto's jobs and those in the README's list, also on other threads, after a fork, and "
      "under each limit")

@@ -6,6 +6,7 @@
  * There a start inside a job puts the running job into the pool, and a resume overwrites the
  * context that the outer job was to return to.
  */
+#include "fp_modes.h"
 #include "jobs.h"
 #include "process.h"
 
@@ -684,26 +685,6 @@ CASE(a_resume_clears_the_marks_of_its_own_context, OURS,
 
 /* ---- floating-point modes, and clean-up ---- */
 
-#ifdef __x86_64__
-/* The rounding modes of x87 and SSE: 0 to nearest, 1 down, 2 up, 3 to zero. */
-static void set_rounding(int mode)
-{
-    uint16_t cw = (uint16_t)(0x37f | mode << 10);
-    uint32_t mxcsr = 0x1f80u | (uint32_t)mode << 13;
-
-    __asm__ volatile("fldcw %0; ldmxcsr %1" : : "m"(cw), "m"(mxcsr));
-}
-
-static void check_rounding(int mode)
-{
-    uint16_t cw = 0;
-    uint32_t mxcsr = 0;
-
-    __asm__ volatile("fnstcw %0; stmxcsr %1" : "=m"(cw), "=m"(mxcsr));
-    CHECK_INT(cw >> 10 & 3, mode);
-    CHECK_INT(mxcsr >> 13 & 3, mode);
-}
-
 /* Each level sets a rounding mode of its own, and starts the next. */
 static int rounds_at_each_level(void *arg)
 {
@@ -712,21 +693,21 @@ static int rounds_at_each_level(void *arg)
     struct link deeper = { c, link->level + 1 };
     int level = link->level, code, ret;
 
-    check_rounding((level - 1) % 4);
-    set_rounding(level % 4);
+    CHECK_FP(rounding((level - 1) % 4));
+    set_fp(rounding(level % 4));
     if (level < c->depth) {
         ASYNC_JOB *next = NULL;
 
         do {
             code = ASYNC_start_job(&next, NULL, &ret, rounds_at_each_level, &deeper,
                                    sizeof(deeper));
-            check_rounding(level % 4);
+            CHECK_FP(rounding(level % 4));
             CHECK_INT(ASYNC_pause_job(), 1);
-            check_rounding(level % 4);
+            CHECK_FP(rounding(level % 4));
         } while (code == ASYNC_PAUSE);
     } else {
         CHECK_INT(ASYNC_pause_job(), 1);
-        check_rounding(level % 4);
+        CHECK_FP(rounding(level % 4));
     }
     return level;
 }
@@ -739,17 +720,16 @@ CASE(each_level_has_its_own_rounding, OURS,
     ASYNC_JOB *job = NULL;
     int rounds = 0, ret;
 
-    set_rounding(0);
+    set_fp(rounding(0));
     while (ASYNC_start_job(&job, NULL, &ret, rounds_at_each_level, &first, sizeof(first))
            == ASYNC_PAUSE) {
-        check_rounding(0);
+        CHECK_FP(rounding(0));
         rounds++;
     }
-    check_rounding(0);
+    CHECK_FP(rounding(0));
     CHECK_INT(rounds, 7);
     ASYNC_cleanup_thread();
 }
-#endif
 
 static int cleans_up_around_others(void *arg)
 {

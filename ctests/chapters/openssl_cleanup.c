@@ -22,7 +22,9 @@ static const int cleanup_ends_libcrypto = 0;
 # endif
 
 /* Keys that this program has created, and the value of each. */
-static pthread_key_t taken_keys[512];
+enum { MOST_KEYS = 512 };
+static pthread_key_t taken_keys[MOST_KEYS];
+static size_t n_taken, n_given_back;
 static void *poison;
 
 /*
@@ -32,14 +34,14 @@ static void *poison;
  */
 static void take_keys(void)
 {
-    size_t i;
-
     poison = mmap(NULL, 1 << 16, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     CHECK(poison != MAP_FAILED);
-    for (i = 0; i < sizeof taken_keys / sizeof *taken_keys; i++) {
-        CHECK_INT(pthread_key_create(&taken_keys[i], NULL), 0);
-        CHECK_INT(pthread_setspecific(taken_keys[i], poison), 0);
-    }
+    while (n_taken < MOST_KEYS && pthread_key_create(&taken_keys[n_taken], NULL) == 0)
+        CHECK_INT(pthread_setspecific(taken_keys[n_taken++], poison), 0);
+    CHECK(n_taken > 100);
+    /* musl has 128, of which those come first that nobody has had; libcrypto may want some. */
+    while (n_taken < MOST_KEYS && n_given_back < 16)
+        CHECK_INT(pthread_key_delete(taken_keys[n_given_back++]), 0);
 }
 
 static void clean_up_libcrypto(void)
@@ -54,7 +56,7 @@ static void check_taken_keys(void)
 {
     size_t i;
 
-    for (i = 0; i < sizeof taken_keys / sizeof *taken_keys; i++)
+    for (i = n_given_back; i < n_taken; i++)
         CHECK(pthread_getspecific(taken_keys[i]) == poison);
 }
 
@@ -212,6 +214,8 @@ static int to_parent[2]; /* a pipe */
 static ssize_t work_at_the_very_end(void *job, const char *text, size_t size)
 {
     (void)text;
+    if (size == 0)
+        return 0; /* musl's second call */
     take_keys();
     check_all_works(1);
     finish_and_free(job, 6);
@@ -227,7 +231,7 @@ static void write_at_the_very_end(void)
 
     make_every_call();
     last = fopencookie(paused_job(ASYNC_WAIT_CTX_new(), 1, 6), "w", functions);
-    CHECK(last != NULL && fputs("something", last) > 0);
+    CHECK(last != NULL && fputs("something", last) >= 0);
     OPENSSL_cleanup();
     exit(0);
 }

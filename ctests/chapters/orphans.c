@@ -128,7 +128,8 @@ CASE(a_thread_that_only_makes_orphans_gives_them_back_too, MEASURED,
             clock_offset_seconds++;
         orphan(i);
     }
-    CHECK(resident() - before < COUNT * (long)DEEP_BYTES / 4);
+    /* Where pages are large, that of the frames stays whole. */
+    CHECK(resident() - before < COUNT * ((long)DEEP_BYTES / 4 + sysconf(_SC_PAGESIZE) - 4 * KIB));
 }
 
 CASE(a_paused_job_with_a_context_keeps_its_pages, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
@@ -151,6 +152,7 @@ CASE(a_paused_job_with_a_context_keeps_its_pages, OURS | NOT_ON_VALGRIND | NOT_O
 
 /* ---- jobs that pause on a stack of their own ---- */
 
+#ifdef __GLIBC__ /* musl has no ucontext */
 enum { COROUTINE_BYTES = 64 * KIB };
 static ucontext_t outside, coroutine;
 static char *coroutine_stack;
@@ -207,6 +209,7 @@ CASE(an_orphan_may_have_paused_on_another_stack, OURS | NOT_ON_VALGRIND | NOT_ON
     }
     ASYNC_cleanup_thread();
 }
+#endif
 
 /* ---- RSASYNC_RECLAIM_ORPHANS ---- */
 

@@ -4,6 +4,7 @@
  */
 #include "environment.h"
 #include "jobs.h"
+#include "process.h"
 #include <alloca.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -130,7 +131,7 @@ static void check_report(const char *name, const char *what)
     CHECK_INT(larger, 256);
 }
 
-CASE(an_overflow_names_its_job, REPORTS,
+CASE(an_overflow_names_its_job, REPORTS | NOT_EMULATED,
      "a line names the job that overflows, its size, and what to set; the process ends by SIGSEGV")
 {
     if (runs_again_with() != NULL)
@@ -140,7 +141,7 @@ CASE(an_overflow_names_its_job, REPORTS,
     check_report(__func__, "thread");
 }
 
-CASE(no_overflow_is_reported_unless_asked_for, REPORTS,
+CASE(no_overflow_is_reported_unless_asked_for, REPORTS | NOT_EMULATED,
      "without the variable, and with 0, an overflow ends the process without a line")
 {
     if (runs_again_with() != NULL)
@@ -151,7 +152,7 @@ CASE(no_overflow_is_reported_unless_asked_for, REPORTS,
     CHECK_STR(message, "");
 }
 
-CASE(other_faults_end_the_process_silently, REPORTS,
+CASE(other_faults_end_the_process_silently, REPORTS | NOT_EMULATED,
      "a fault that is no overflow, and a SIGSEGV that somebody sends, end the process as ever")
 {
     if (runs_again_with() != NULL)
@@ -197,16 +198,10 @@ static void *has_no_signal_stack(void *unused)
 /* How many kilobytes of address space the process has. */
 static long address_space(void)
 {
-    long pages = 0;
-    FILE *statm = fopen("/proc/self/statm", "r");
-
-    CHECK(statm != NULL);
-    CHECK_INT(fscanf(statm, "%ld", &pages), 1);
-    fclose(statm);
-    return pages * 4;
+    return statm().mapped / 1024;
 }
 
-CASE(threads_keep_their_signal_stacks, REPORTS,
+CASE(threads_keep_their_signal_stacks, REPORTS | NOT_EMULATED,
      "a thread that has a stack for signal handlers keeps it; one that gets one leaves nothing behind")
 {
     long before;

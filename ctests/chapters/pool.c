@@ -646,7 +646,7 @@ static int memory_is_out(void)
 }
 
 /* Not on valgrind and ThreadSanitizer, here and below: the limit applies to their memory too. */
-CASE(init_makes_do_with_fewer, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
+CASE(init_makes_do_with_fewer, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN | NOT_EMULATED,
      "An ASYNC_init_thread that runs out of memory succeeds with fewer jobs, and sets its limit")
 {
     enum { JOBS = 2000 };
@@ -676,7 +676,7 @@ CASE(init_makes_do_with_fewer, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
 #ifdef WITH_LIBCRYPTO
 /* libcrypto queues an error if the allocation that fails is the job's, not the stack's. */
 CASE(running_out_of_memory_for_jobs_queues_nothing,
-     OURS | NEEDS_LIBCRYPTO | NOT_ON_VALGRIND | NOT_ON_TSAN,
+     OURS | NEEDS_LIBCRYPTO | NOT_ON_VALGRIND | NOT_ON_TSAN | NOT_EMULATED,
      "Neither an ASYNC_init_thread that makes fewer jobs nor ASYNC_NO_JOBS queues an error")
 {
     enum { JOBS = 10000 };
@@ -705,7 +705,7 @@ CASE(running_out_of_memory_for_jobs_queues_nothing,
 }
 #endif
 
-CASE(no_jobs_when_no_stack_can_be_had, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN,
+CASE(no_jobs_when_no_stack_can_be_had, UNTIL_3_2 | NOT_ON_VALGRIND | NOT_ON_TSAN | NOT_EMULATED,
      "A start that finds no memory for a stack is ASYNC_NO_JOBS, and the other jobs still work")
 {
     enum { JOBS = 20000 };

@@ -180,9 +180,10 @@ CASE(freed_stacks_keep_little_together, MEASURED,
     for (i = 0; i < COUNT; i++)
         finish(jobs[i], i);
     ASYNC_cleanup_thread();
-    CHECK(before - resident() >= (COUNT - 100) * sysconf(_SC_PAGESIZE));
+    CHECK(before - resident() >= (COUNT - 100) * (long)getauxval(AT_PAGESZ));
 }
 
+#ifdef __GLIBC__ /* musl does not tell what its heap has in use */
 /* Runs a job with so many bytes of arguments. */
 static void job_with_args(size_t size)
 {
@@ -214,11 +215,12 @@ CASE(an_idle_job_keeps_little_of_arguments, MEASURED,
     ASYNC_cleanup_thread();
     CHECK(mallinfo2().uordblks <= before + SLACK);
 }
+#endif
 
 /* 257 jobs begin a block of stacks that is made ready at once. */
 enum { CROWD = 257 };
 
-CASE(a_crowd_commits_little_ahead, MEASURED,
+CASE(a_crowd_commits_little_ahead, MEASURED | NOT_EMULATED,
      "the memory of a crowd's stacks is that of its jobs and at most one part in 16 more")
 {
     ASYNC_JOB *jobs[CROWD];
@@ -249,7 +251,7 @@ static void run_a_crowd(void)
         finish(jobs[i], i);
 }
 
-CASE(to_free_a_crowd_leaves_errno_alone, MEASURED,
+CASE(to_free_a_crowd_leaves_errno_alone, MEASURED | NOT_EMULATED,
      "errno is what it was after ASYNC_cleanup_thread, also where the kernel refuses to take the "
      "memory of stacks back")
 {
@@ -266,7 +268,7 @@ static void *has_a_crowd(void *unused)
     return unused;
 }
 
-CASE(what_was_committed_ahead_goes_back, MEASURED,
+CASE(what_was_committed_ahead_goes_back, MEASURED | NOT_EMULATED,
      "threads that end, each after a crowd of jobs, leave no memory behind")
 {
     long before;
@@ -300,6 +302,14 @@ CASE(idle_jobs_give_memory_back, MEASURED,
     ASYNC_cleanup_thread();
 }
 
+/* The most that so many jobs keep of what they had: an eighth, or a page and a half each. */
+static long most_of(long bytes, int jobs)
+{
+    long pages = jobs * sysconf(_SC_PAGESIZE) * 3 / 2;
+
+    return pages > bytes / 8 ? pages : bytes / 8;
+}
+
 CASE(a_quiet_thread_gives_memory_back, MEASURED,
      "idle jobs give memory back also where jobs finish only rarely, seconds after each other")
 {
@@ -312,7 +322,7 @@ CASE(a_quiet_thread_gives_memory_back, MEASURED,
         clock_offset_seconds += 2;
         light_work(1);
     }
-    CHECK(resident() - before <= high / 8);
+    CHECK(resident() - before <= most_of(high, COUNT));
     ASYNC_cleanup_thread();
 }
 
@@ -351,7 +361,7 @@ CASE(jobs_used_meanwhile_give_memory_back_later, MEASURED,
     clock_offset_seconds += 11;
     light_work(JOBS_PER_CHECK);
     light_seconds(25);
-    CHECK(resident() - before <= high / 8);
+    CHECK(resident() - before <= most_of(high, COUNT));
     ASYNC_cleanup_thread();
 }
 
@@ -509,8 +519,9 @@ static void check_trim(void)
     CHECK_INT(errno, 77);
     gone = before - resident();
     CHECK(returned >= COUNT * (size_t)DEEP_BYTES);
-    CHECK(returned <= COUNT * (size_t)(DEEP_BYTES + 32 * KIB));
-    CHECK(labs(gone - (long)returned) <= (long)returned / 20);
+    CHECK(returned <= COUNT * (DEEP_BYTES + 28 * KIB + (size_t)sysconf(_SC_PAGESIZE)));
+    if (sysconf(_SC_PAGESIZE) == (long)getauxval(AT_PAGESZ)) /* no larger ones are simulated */
+        CHECK(labs(gone - (long)returned) <= (long)returned / 20);
     CHECK_INT(stacks_in_use(), 0);
     CHECK_INT(RSASYNC_trim_thread(), 0);
     burst(COUNT);
@@ -651,7 +662,7 @@ CASE(a_programs_own_stacks_keep_their_memory, OURS,
     ASYNC_cleanup_thread();
 }
 
-CASE(trim_counts_of_locked_memory_what_went_back, MEASURED,
+CASE(trim_counts_of_locked_memory_what_went_back, MEASURED | NOT_EMULATED,
      "under mlockall RSASYNC_trim_thread returns the bytes that went back, and no more")
 {
     ASYNC_JOB *paused;

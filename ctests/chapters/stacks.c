@@ -123,7 +123,8 @@ static int touch_64_kib(void *arg)
 }
 
 /* As above. */
-CASE(freed_stacks_go_back_to_the_system, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+CASE(freed_stacks_go_back_to_the_system,
+     OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN | NOT_EMULATED,
      "ASYNC_cleanup_thread gives the memory of 5,000 idle jobs' stacks back to the system")
 {
     ASYNC_JOB **jobs;
@@ -140,17 +141,11 @@ CASE(freed_stacks_go_back_to_the_system, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | 
 /* The mapped address space in bytes, that of valgrind and the sanitizers included. */
 static long mapped(void)
 {
-    FILE *f = fopen("/proc/self/statm", "r");
-    long all;
-
-    CHECK(f != NULL);
-    CHECK_INT(fscanf(f, "%ld", &all), 1);
-    fclose(f);
-    return all * (long)page_bytes();
+    return statm().mapped;
 }
 
 /* The address space of a stack, with what the library has in it and the guard below it. */
-enum { SLOT_BYTES = DEFAULT_BYTES + LIBRARY_BYTES + GUARD_BYTES };
+#define SLOT_BYTES (long)(most_stack_bytes(DEFAULT_BYTES) + GUARD_BYTES)
 
 CASE(address_space_is_reused, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
      "address space is reserved for no more than twice the most jobs that there were at once; it "
@@ -165,7 +160,7 @@ CASE(address_space_is_reused, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN
     before = mapped();
     finish_crowd(start_crowd(COUNT, note_frame), COUNT);
     reserved = mapped();
-    CHECK(reserved - before <= 2L * COUNT * SLOT_BYTES);
+    CHECK(reserved - before <= 2 * COUNT * SLOT_BYTES);
     /* A second crowd comes when no job is left, and a third one when one is. */
     for (left = 0; left < 2; left++) {
         ASYNC_JOB *last = left ? paused_job(NULL, 1, 7) : NULL;
@@ -184,7 +179,7 @@ CASE(page_tables_of_a_crowd_go_back, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_
      "when the last of a crowd's stacks is freed their page tables go back to the system, too")
 {
     enum { COUNT = 5000, TABLE_BYTES = 4 * KIB, MAPPED_BY_TABLE = 2 * MIB };
-    long before, in_use, crowds_kib = (long)COUNT * SLOT_BYTES / MAPPED_BY_TABLE * TABLE_BYTES / KIB;
+    long before, in_use, crowds_kib = COUNT * SLOT_BYTES / MAPPED_BY_TABLE * TABLE_BYTES / KIB;
     ASYNC_JOB **jobs;
     int round;
 
@@ -201,7 +196,7 @@ CASE(page_tables_of_a_crowd_go_back, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_
 }
 
 /* ThreadSanitizer needs more address space than this limit allows. */
-CASE(limited_address_space_is_not_wasted, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
+CASE(limited_address_space_is_not_wasted, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN | NOT_EMULATED,
      "under RLIMIT_AS jobs reserve address space for no more than an eighth more stacks, or four")
 {
     enum { COUNT = 1000, SPARE = 4, SPARE_SHARE = 8 };
@@ -215,11 +210,12 @@ CASE(limited_address_space_is_not_wasted, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN,
     CHECK(frames != NULL);
     before = mapped();
     CHECK_INT(getrlimit(RLIMIT_AS, &limit), 0);
-    limit.rlim_cur = (rlim_t)before + 256 * MIB;
+    limit.rlim_cur = (rlim_t)(before + COUNT * SLOT_BYTES / 3 * 4);
     CHECK_INT(setrlimit(RLIMIT_AS, &limit), 0);
     for (i = 0; i < COUNT; i++) {
         jobs[i] = start_paused(note_frame, &i, sizeof i);
-        CHECK(mapped() - before <= (i + 1L + i / SPARE_SHARE + SPARE) * SLOT_BYTES + MIB);
+        CHECK(mapped() - before <= (i + 1L + i / SPARE_SHARE + SPARE) * SLOT_BYTES + MIB
+              + 128 * (long)page_bytes());
     }
     finish_crowd(jobs, COUNT);
 }
@@ -244,7 +240,7 @@ static int mapping_has(const char *address, const char *flag)
     return strstr(line, flag) != NULL;
 }
 
-CASE(untouched_stacks_are_not_committed, OURS | NOT_ON_VALGRIND,
+CASE(untouched_stacks_are_not_committed, OURS | NOT_ON_VALGRIND | NOT_EMULATED,
      "the mapping of stacks reserves no memory (MAP_NORESERVE), and has no huge pages")
 {
     ASYNC_JOB **jobs = start_crowd(1, note_frame);
@@ -270,7 +266,8 @@ CASE(a_first_job_costs_little_locked_memory, OURS | NOT_ON_VALGRIND,
     finish_crowd(jobs, 1);
 }
 
-CASE(a_crowd_freed_under_mlockall_costs_nothing, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+CASE(a_crowd_freed_under_mlockall_costs_nothing,
+     OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN | NOT_EMULATED,
      "a crowd made before mlockall(MCL_FUTURE), and freed after it, leaves no memory committed")
 {
     enum { COUNT = 1000 };

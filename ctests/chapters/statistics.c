@@ -103,7 +103,8 @@ CASE(counts_outlive_their_threads, OURS,
 }
 
 /* valgrind and the sanitizers have memory of their own for each thread. */
-CASE(threads_that_end_leave_no_memory, OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+CASE(threads_that_end_leave_no_memory,
+     OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN | NOT_EMULATED,
      "thousands of threads, one after the other, leave nothing behind but their counts")
 {
     long before;
@@ -134,7 +135,7 @@ static void *works_and_stays(void *unused)
     return unused;
 }
 
-CASE(a_forked_child_counts_on, OURS,
+CASE(a_forked_child_counts_on, OURS | NOT_EMULATED,
      "a forked child has the counts of its parent's threads, those that it has lost included")
 {
     pthread_t thread;
@@ -192,7 +193,7 @@ CASE(refusals_are_counted_by_reason, OURS,
 
 /* valgrind and the sanitizers need address space themselves. */
 CASE(starts_without_a_job_are_counted_by_reason,
-     OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN,
+     OURS | NOT_ON_VALGRIND | NOT_ON_ASAN | NOT_ON_TSAN | NOT_EMULATED,
      "ASYNC_NO_JOBS counts under the limit, or under memory; it is neither a start nor a refusal")
 {
     struct rlimit none = { 0, RLIM_INFINITY };

@@ -2,6 +2,7 @@
  * switching.c: what a switch between job and starter (src/fibre/fibre.rs) preserves for each side,
  * stack, registers, floating-point modes, and what it leaves alone, errno and the signal mask.
  */
+#include "fp_modes.h"
 #include "jobs.h"
 #include <signal.h>
 
@@ -197,15 +198,15 @@ CASE(a_job_made_earlier_has_the_mask_of_now, OURS,
     ASYNC_cleanup_thread();
 }
 
-#ifdef __x86_64__
 /* ---- registers ---- */
 
 /*
- * Calls f with mark + 1 to mark + 6 in the six registers that a function must preserve. Returns 1
- * if they are unchanged when f returns. The mark itself is on the stack meanwhile: popping it
+ * Calls f with mark + 1, mark + 2 and so on in the registers that a function must preserve. Returns 1
+ * if they are unchanged when f returns. The mark itself is on the stack meanwhile: loading it
  * again shows that the stack pointer is unchanged too.
  */
 int call_keeps_registers(void (*f)(void), uint64_t mark);
+#if defined(__x86_64__)
 __asm__(".pushsection .text\n"
         "call_keeps_registers:\n"
         /* Save the caller's values; the mark comes seventh, which also aligns the stack to 16. */
@@ -230,6 +231,53 @@ __asm__(".pushsection .text\n"
         "1:  pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n"
         "    ret\n"
         ".popsection\n");
+#elif defined(__aarch64__)
+__asm__(".pushsection .text\n"
+        ".type call_keeps_registers, %function\n"
+        "call_keeps_registers:\n"
+        "    stp x29, x30, [sp, #-176]!\n"
+        "    stp x19, x20, [sp, #16]; stp x21, x22, [sp, #32]; stp x23, x24, [sp, #48]\n"
+        "    stp x25, x26, [sp, #64]; stp x27, x28, [sp, #80]\n"
+        "    stp d8, d9, [sp, #96]; stp d10, d11, [sp, #112]\n"
+        "    stp d12, d13, [sp, #128]; stp d14, d15, [sp, #144]\n"
+        "    str x1, [sp, #160]\n"
+        "    add x19, x1, #1; add x20, x1, #2; add x21, x1, #3; add x22, x1, #4\n"
+        "    add x23, x1, #5; add x24, x1, #6; add x25, x1, #7; add x26, x1, #8\n"
+        "    add x27, x1, #9; add x28, x1, #10; add x29, x1, #11\n"
+        "    fmov d8, x19; fmov d9, x20; fmov d10, x21; fmov d11, x22\n"
+        "    fmov d12, x23; fmov d13, x24; fmov d14, x25; fmov d15, x26\n"
+        "    blr x0\n"
+        "    ldr x1, [sp, #160]\n"
+        "    mov w0, #0\n"
+        /* Each register minus the mark must be its number; on the first difference return 0. */
+        "    sub x2, x19, x1; cmp x2, #1; b.ne 1f\n"
+        "    sub x2, x20, x1; cmp x2, #2; b.ne 1f\n"
+        "    sub x2, x21, x1; cmp x2, #3; b.ne 1f\n"
+        "    sub x2, x22, x1; cmp x2, #4; b.ne 1f\n"
+        "    sub x2, x23, x1; cmp x2, #5; b.ne 1f\n"
+        "    sub x2, x24, x1; cmp x2, #6; b.ne 1f\n"
+        "    sub x2, x25, x1; cmp x2, #7; b.ne 1f\n"
+        "    sub x2, x26, x1; cmp x2, #8; b.ne 1f\n"
+        "    sub x2, x27, x1; cmp x2, #9; b.ne 1f\n"
+        "    sub x2, x28, x1; cmp x2, #10; b.ne 1f\n"
+        "    sub x2, x29, x1; cmp x2, #11; b.ne 1f\n"
+        "    fmov x2, d8; cmp x2, x19; b.ne 1f\n"
+        "    fmov x2, d9; cmp x2, x20; b.ne 1f\n"
+        "    fmov x2, d10; cmp x2, x21; b.ne 1f\n"
+        "    fmov x2, d11; cmp x2, x22; b.ne 1f\n"
+        "    fmov x2, d12; cmp x2, x23; b.ne 1f\n"
+        "    fmov x2, d13; cmp x2, x24; b.ne 1f\n"
+        "    fmov x2, d14; cmp x2, x25; b.ne 1f\n"
+        "    fmov x2, d15; cmp x2, x26; b.ne 1f\n"
+        "    mov w0, #1\n"
+        "1:  ldp x19, x20, [sp, #16]; ldp x21, x22, [sp, #32]; ldp x23, x24, [sp, #48]\n"
+        "    ldp x25, x26, [sp, #64]; ldp x27, x28, [sp, #80]\n"
+        "    ldp d8, d9, [sp, #96]; ldp d10, d11, [sp, #112]\n"
+        "    ldp d12, d13, [sp, #128]; ldp d14, d15, [sp, #144]\n"
+        "    ldp x29, x30, [sp], #176\n"
+        "    ret\n"
+        ".popsection\n");
+#endif
 
 static void pause_current_job(void)
 {
@@ -279,44 +327,6 @@ CASE(registers_survive_pauses, EVERYWHERE,
 
 /* ---- floating-point modes ---- */
 
-/* The control registers of x87 and SSE: rounding, precision, traps, flush to zero, flags. */
-struct fp {
-    uint16_t cw;
-    uint32_t mxcsr;
-};
-
-static void set_fp(struct fp fp)
-{
-    __asm__ volatile("fldcw %0; ldmxcsr %1" : : "m"(fp.cw), "m"(fp.mxcsr));
-}
-
-/* The modes of the thread are `want`. A macro, so that a failure prints its caller's line. */
-#define CHECK_FP(want) \
-    do { \
-        struct fp expected_ = (want), found_ = { 0, 0 }; \
-        __asm__ volatile("fnstcw %0; stmxcsr %1" : "=m"(found_.cw), "=m"(found_.mxcsr)); \
-        CHECK_INT(found_.cw, expected_.cw); \
-        CHECK_INT(found_.mxcsr, expected_.mxcsr); \
-    } while (0)
-
-/* The default modes, with this rounding: 0 to nearest, 1 down, 2 up, 3 to zero. */
-static struct fp rounding(int mode)
-{
-    struct fp fp = { (uint16_t)(0x37f | mode << 10), 0x1f80u | (uint32_t)mode << 13 };
-
-    return fp;
-}
-
-/* Modes that differ from the default in every other field, x87's and SSE's. */
-static const struct fp odd_modes[] = {
-    /* x87: double precision, invalid operation traps. SSE: flush to zero. */
-    { 0x027e, 0x9f00 },
-    /* x87: single precision, to zero. SSE: to zero, denormals are zero, flags inexact, invalid. */
-    { 0x0c7f, 0x7fe1 },
-    /* x87: extended precision, underflow traps. SSE: down, flag denormal. */
-    { 0x036f, 0x3782 },
-};
-
 /* The modes that a job expects at its start, and those that it sets in turn. */
 struct fp_job {
     struct fp at_start, own[2];
@@ -346,7 +356,7 @@ static int starts_with_fp(void *arg)
 }
 
 CASE(a_job_starts_with_its_starters_rounding, EVERYWHERE,
-     "A job starts with the x87 control word and MXCSR of its starter, on a new or a used stack")
+     "A job starts with the floating-point modes of its starter, on a new or a used stack")
 {
     ASYNC_JOB *job = NULL;
     int mode, ret;
@@ -444,12 +454,11 @@ CASE(jobs_and_starter_each_keep_their_rounding, OURS,
  * As in the case before, libcrypto shares one set. NOT_ON_VALGRIND: the processor that it emulates
  * has rounding modes only.
  */
-CASE(jobs_and_starter_each_keep_all_of_the_two_registers, OURS | NOT_ON_VALGRIND,
-     "All bits of the x87 control word and of MXCSR are each job's own, and its starter's own")
+CASE(jobs_and_starter_each_keep_all_of_their_modes, OURS | NOT_ON_VALGRIND,
+     "All bits of the control registers are each job's own, and its starter's own")
 {
     take_turns_with_fp(odd_modes[0], odd_modes[1], odd_modes[2]);
     take_turns_with_fp(odd_modes[2], odd_modes[0], odd_modes[1]);
     set_fp(rounding(0));
     ASYNC_cleanup_thread();
 }
-#endif

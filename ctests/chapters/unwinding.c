@@ -3,6 +3,7 @@
  * jump_fcontext and make_fcontext, which have no unwind information (src/fibre/fibre.rs).
  */
 #include "every_call.h"
+#if defined(__x86_64__) && defined(__GLIBC__) /* musl has no unwind information for itself */
 #include "stepping.h"
 #include <sched.h>
 #include <sys/time.h>
@@ -403,3 +404,4 @@ CASE(asynchronous_cancellation_of_a_job, EVERYWHERE | NOT_ON_ASAN | NOT_ON_TSAN,
         CHECK_INT(cleaned, 2);
     }
 }
+#endif

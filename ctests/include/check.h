@@ -18,7 +18,8 @@
  * contract. Two macros tell the ways apart at compile time: WITH_LIBCRYPTO (all ways that link
  * libcrypto), ON_LIBCRYPTO (OpenSSL's header: `preloaded` and `libcrypto`).
  *
- * The version matrix (tools/matrix.rs) runs the first four ways with other OpenSSL versions too.
+ * The version matrix (tools/matrix.rs) runs the first four ways with other OpenSSL versions too, and
+ * tools/platforms.rs runs them on other platforms, as far as these have them.
  */
 #ifndef CHECK_H
 #define CHECK_H
@@ -49,7 +50,12 @@ enum {
     /* For what the tool cannot do or replaces by its own; a comment at the case says what. */
     NOT_ON_VALGRIND = 4,
     NOT_ON_ASAN = 8,
-    NOT_ON_TSAN = 16
+    NOT_ON_TSAN = 16,
+    /*
+     * By qemu-user (7.2). It has no seccomp and no guard markers, ignores limits, locks and most
+     * advice, keeps memory of its own, forks badly beside other threads, prints a line at a fault.
+     */
+    NOT_EMULATED = 32
 };
 
 /*

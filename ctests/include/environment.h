@@ -17,6 +17,39 @@ __attribute__((unused)) static const char *runs_again_with(void)
 }
 
 /*
+ * Becomes this program anew, with its first two arguments. An emulator's words, which CHECK_EMULATOR
+ * has, come before, as the kernel does not know this program's processor.
+ */
+__attribute__((unused)) static void run_this_program(const char *name)
+{
+    char words[256], program[4096], preload[4096], *argv[32], *word;
+    const char *emulator = getenv("CHECK_EMULATOR"), *preloaded = getenv("LD_PRELOAD");
+    int n = 0;
+
+    if (emulator == NULL) {
+        execl("/proc/self/exe", name, name, (char *)NULL);
+        return;
+    }
+    snprintf(words, sizeof words, "%s", emulator);
+    for (word = strtok(words, " "); word != NULL && n < 16; word = strtok(NULL, " "))
+        argv[n++] = word;
+    if (preloaded != NULL) { /* not into the emulator */
+        snprintf(preload, sizeof preload, "LD_PRELOAD=%s", preloaded);
+        unsetenv("LD_PRELOAD");
+        argv[n++] = "-E";
+        argv[n++] = preload;
+    }
+    memset(program, 0, sizeof program);
+    CHECK(readlink("/proc/self/exe", program, sizeof program - 1) > 0);
+    argv[n++] = "-0";
+    argv[n++] = (char *)name;
+    argv[n++] = program;
+    argv[n++] = (char *)name;
+    argv[n] = NULL;
+    execvp(argv[0], argv);
+}
+
+/*
  * Runs the case in a new process, which has variable=value in its environment (without the variable,
  * if value is NULL) and finds `with` in runs_again_with(). message gets what it prints on stderr
  * after its promise. Returns its status, as waitpid() gives it. Valgrind does not follow into that
@@ -44,7 +77,7 @@ static int status_with(const char *name, const char *variable, const char *value
         dup2(out[1], 2);
         close(out[0]);
         close(out[1]);
-        execl("/proc/self/exe", name, name, (char *)NULL);
+        run_this_program(name);
         _exit(127);
     }
     CHECK(pid > 0);

@@ -3,6 +3,7 @@
 #define PROCESS_H
 
 #include "check.h"
+#include <sys/auxv.h>
 
 /*
  * The inaccessible memory below each stack, in bytes. behaviour.md promises at least this much;
@@ -27,18 +28,34 @@ __attribute__((unused)) static long kib(const char *name)
 }
 
 /*
+ * The first numbers of /proc/self/statm, in bytes: the mapped address space, the resident memory, and
+ * how much of that is of files. The kernel counts its own pages there; larger ones may be simulated.
+ */
+struct statm {
+    long mapped, resident, of_files;
+};
+
+__attribute__((unused)) static struct statm statm(void)
+{
+    FILE *f = fopen("/proc/self/statm", "r");
+    long page = (long)getauxval(AT_PAGESZ);
+    struct statm now;
+
+    CHECK(f != NULL);
+    CHECK_INT(fscanf(f, "%ld %ld %ld", &now.mapped, &now.resident, &now.of_files), 3);
+    fclose(f);
+    return (struct statm){ now.mapped * page, now.resident * page, now.of_files * page };
+}
+
+/*
  * The process's resident anonymous memory in bytes. The kernel drops and reloads the pages of
  * files as it likes, so they are not counted.
  */
 __attribute__((unused)) static long resident(void)
 {
-    FILE *f = fopen("/proc/self/statm", "r");
-    long all, here, of_files;
+    struct statm now = statm();
 
-    CHECK(f != NULL);
-    CHECK_INT(fscanf(f, "%ld %ld %ld", &all, &here, &of_files), 3);
-    fclose(f);
-    return (here - of_files) * sysconf(_SC_PAGESIZE);
+    return now.resident - now.of_files;
 }
 
 #ifndef ON_LIBCRYPTO

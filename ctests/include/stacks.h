@@ -16,6 +16,12 @@ __attribute__((unused)) static size_t page_bytes(void)
     return (size_t)sysconf(_SC_PAGESIZE);
 }
 
+/* The most that a stack of this size may have, in whole pages. */
+__attribute__((unused)) static size_t most_stack_bytes(size_t size)
+{
+    return (size + LIBRARY_BYTES + page_bytes() - 1) / page_bytes() * page_bytes();
+}
+
 /* A job at its first pause; func gets a copy of args. */
 __attribute__((unused))
 static ASYNC_JOB *start_paused(int (*func)(void *), void *args, size_t size)
@@ -146,10 +152,10 @@ __attribute__((unused)) static size_t depth_of(const char *frame, size_t limit)
 /* The stack that the frame is in has this size, and a whole guard lies below it. */
 __attribute__((unused)) static void check_stack(const char *frame, size_t size)
 {
-    size_t depth = depth_of(frame, size + LIBRARY_BYTES), at;
+    size_t depth = depth_of(frame, most_stack_bytes(size)), at;
 
     CHECK(depth >= size);
-    CHECK(depth <= size + LIBRARY_BYTES);
+    CHECK(depth <= most_stack_bytes(size));
     for (at = 1; at <= GUARD_BYTES; at += page_bytes())
         CHECK(!readable(frame - depth - at));
     CHECK(!readable(frame - depth - GUARD_BYTES));

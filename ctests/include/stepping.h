@@ -19,9 +19,9 @@
 #ifndef STEPPING_H
 #define STEPPING_H
 
+#include "backtrace.h"
 #include "jobs.h"
 #include <dlfcn.h>
-#include <execinfo.h>
 #include <link.h>
 #include <setjmp.h>
 #include <signal.h>
