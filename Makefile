@@ -1,8 +1,8 @@
 # What a person types: make demo, make test, make install. README.md tells more.
 #
 # The build honours CC, CFLAGS (for the C programs of demo and soak), LDFLAGS, cargo's variables, as
-# CARGO_TARGET_DIR, and for `install` PREFIX, LIBDIR, BINDIR, DATADIR, GDB_AUTO_LOAD and DESTDIR. With
-# DEBUG=1 the library has line tables, and gdb shows its source lines.
+# CARGO_TARGET_DIR and CARGO_BUILD_TARGET, and for `install` PREFIX, LIBDIR, BINDIR, DATADIR,
+# GDB_AUTO_LOAD and DESTDIR. With DEBUG=1 the library has line tables, and gdb shows its source lines.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
@@ -20,9 +20,11 @@ MAJOR   := $(firstword $(subst ., ,$(VERSION)))
 # Cargo's own answer, as a configuration file can set it too.
 TARGET  := $(shell $(CARGO) metadata --no-deps --format-version 1 \
                | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
-RELEASE := $(TARGET)/release
+# Cargo has a folder for each target that it is told.
+FOLDER  := $(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))
+RELEASE := $(FOLDER)/release
 SHARED  := $(RELEASE)/librsasync.so
-STATIC  := $(TARGET)/static/librsasync.a
+STATIC  := $(FOLDER)/static/librsasync.a
 COMMAND := $(RELEASE)/rsasync
 # What the command writes about itself: man pages, completions of shells.
 PAPERS  := $(TARGET)/command-papers
@@ -38,7 +40,8 @@ LINKER := $(filter-out ccache distcc sccache,$(CC))
 LINK    := -C linker=$(firstword $(LINKER)) \
     $(patsubst %,-C link-arg=%,$(wordlist 2,$(words $(LINKER)),$(LINKER)) $(LDFLAGS))
 
-.PHONY: all library command demo test bench fuzz soak matrix depth servers install headers clean
+.PHONY: all library command demo test bench fuzz soak matrix platforms depth servers \
+    install install-library install-command headers clean
 
 all: library $(STATIC) command
 
@@ -50,7 +53,7 @@ command:
 	$(CARGO) rustc --profile command --quiet -p rsasync-command -- $(LINK)
 	@rm -rf $(PAPERS)
 	@mkdir -p $(RELEASE) $(PAPERS)
-	ln -f $(TARGET)/command/rsasync $(COMMAND)
+	ln -f $(FOLDER)/command/rsasync $(COMMAND)
 	$(COMMAND) generate $(PAPERS)
 
 # One object, in which only the C functions are global: a program may have a Boost.Context or
@@ -120,6 +123,15 @@ matrix:
 	$(CARGO) build --quiet -p ctests --bins
 	$(TARGET)/debug/matrix $(FLAGS)
 
+# The checks on musl, on 64-bit ARM through qemu, and with pages of 64 KiB: a table, platforms across,
+# checks down. FLAGS go to the program: --short, and a word of the checks' names. The first run takes
+# a compiler from Debian (170 MB); on x86-64 only.
+platforms:
+	@sh ctests/needs
+	@sh ctests/platforms/prepare $(TARGET)/platforms
+	$(CARGO) build --quiet -p ctests --bin platforms
+	$(TARGET)/debug/platforms $(FLAGS)
+
 # How deep OpenSSL goes on a job's stack, by version and operation. The first run builds OpenSSL, as
 # for `make matrix`.
 depth:
@@ -134,7 +146,9 @@ servers:
 	$(CARGO) build --quiet -p ctests --bin servers
 	$(TARGET)/debug/servers $(FLAGS)
 
-install: all
+install: install-library install-command
+
+install-library: library $(STATIC)
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/standalone/openssl
@@ -147,6 +161,13 @@ install: all
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl/
 	$(INSTALL) -m 644 include/standalone/openssl/crypto.h \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/standalone/openssl/
+	printf '%s\n' 'libdir=$(LIBDIR)' 'includedir=$(PREFIX)/include/rsasync' \
+	    'standalone=$${includedir}/standalone' '' 'Name: rsasync' \
+	    "Description: OpenSSL's asynchronous jobs, as a library of their own" \
+	    'Version: $(VERSION)' 'Libs: -L$${libdir} -lrsasync' 'Cflags: -I$${includedir}' \
+	    > $(DESTDIR)$(LIBDIR)/pkgconfig/rsasync.pc
+
+install-command: command
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(DATADIR)/man/man1 \
 	    $(DESTDIR)$(DATADIR)/bash-completion/completions \
 	    $(DESTDIR)$(DATADIR)/zsh/site-functions $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
@@ -159,11 +180,6 @@ install: all
 	$(INSTALL) -d $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)
 	$(INSTALL) -m 644 src/debugger/librsasync-gdb.py \
 	    $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)/librsasync.so.$(VERSION)-gdb.py
-	printf '%s\n' 'libdir=$(LIBDIR)' 'includedir=$(PREFIX)/include/rsasync' \
-	    'standalone=$${includedir}/standalone' '' 'Name: rsasync' \
-	    "Description: OpenSSL's asynchronous jobs, as a library of their own" \
-	    'Version: $(VERSION)' 'Libs: -L$${libdir} -lrsasync' 'Cflags: -I$${includedir}' \
-	    > $(DESTDIR)$(LIBDIR)/pkgconfig/rsasync.pc
 
 # Generates the C headers from the Rust source.
 headers:

@@ -12,9 +12,7 @@ use libtest_mimic::Failed;
 use crate::check::Check;
 use crate::openssl::Openssl;
 use crate::sanitizer::Sanitizer;
-use crate::stage::{
-    BuiltOnce, ROOT, compiler, headers, library_path, output_of, shared_library, stdout_of,
-};
+use crate::stage::{BuiltOnce, ROOT, output_of, stdout_of};
 
 /// How a chapter's program is built: the columns "built against" and "linked with" of check.h's
 /// table.
@@ -65,6 +63,7 @@ const NEEDS_LIBCRYPTO: u32 = 2;
 const NOT_ON_VALGRIND: u32 = 4;
 const NOT_ON_ASAN: u32 = 8;
 const NOT_ON_TSAN: u32 = 16;
+const NOT_EMULATED: u32 = 32;
 
 /// A chapter's program in one build. Its cases are known from its preprocessed source, which takes
 /// milliseconds; it is compiled when the first of its cases runs.
@@ -103,7 +102,11 @@ pub fn programs(openssl: &'static Openssl, ways: &[Way]) -> Vec<Arc<Program>> {
             builds.push(Build::LinkedSanitized(sanitizer));
         }
     }
-    let programs = sources().into_iter().flat_map(|source| {
+    let has_cxx = !openssl.platform.cxx.is_empty();
+    let sources = sources().into_iter();
+    let sources =
+        sources.filter(|source| has_cxx || source.extension().is_some_and(|it| it == "c"));
+    let programs = sources.flat_map(|source| {
         let program = |&build: &Build| Arc::new(Program::new(source.clone(), build, openssl));
         builds.iter().map(program).collect::<Vec<_>>()
     });
@@ -169,7 +172,10 @@ impl Program {
     /// The names of its cases that run in this way.
     pub fn cases(&self, way: Way) -> Result<Vec<String>, Failed> {
         let cases = self.cases.as_ref().map_err(Failed::clone)?;
-        let taken = cases.iter().filter(|case| way.takes(self.build, case));
+        let is_emulated = self.openssl.platform.is_emulated;
+        let taken = cases.iter().filter(|case| {
+            way.takes(self.build, case) && !(is_emulated && case.flags & NOT_EMULATED != 0)
+        });
         Ok(taken.map(|case| case.name.clone()).collect())
     }
 
@@ -182,7 +188,8 @@ impl Program {
                 .join(self.chapter())
                 .with_extension(self.build.suffix());
             let mut compiler = self.build.compiler(&self.source, self.openssl);
-            compiler.arg(library_path()).args(self.build.libraries());
+            compiler.arg(self.openssl.platform.library_path());
+            compiler.args(self.build.libraries());
             output_of(compiler.arg("-o").arg(&executable))?;
             self.compare_lists(&executable)?;
             Ok(executable)
@@ -192,7 +199,7 @@ impl Program {
     /// The program must list the cases that its preprocessed source showed: a difference would be
     /// a case that never runs.
     fn compare_lists(&self, executable: &Path) -> Result<(), Failed> {
-        let mut list = self.openssl.command(executable, CASE_TIMEOUT_S);
+        let mut list = self.openssl.run(executable, &[], CASE_TIMEOUT_S);
         let listed = stdout_of(list.arg("--list"))?;
         let listed: BTreeSet<String> = listed.lines().map(str::to_owned).collect();
         let cases = self.cases.as_ref().map_err(Failed::clone)?;
@@ -230,6 +237,11 @@ impl Program {
             output_of(command.arg(&case)).map(drop)
         })
     }
+}
+
+/// Whether a case with these flags runs in an emulated program without libcrypto.
+pub fn runs_emulated_alone(flags: u32) -> bool {
+    flags & (NEEDS_LIBCRYPTO | NOT_EMULATED) == 0
 }
 
 /// The cases of a preprocessed chapter: for each, check.h's macro CASE leaves a function
@@ -288,12 +300,13 @@ impl Build {
             Self::AloneSanitized(sanitizer) | Self::LinkedSanitized(sanitizer) => {
                 sanitizer.compiler(source)
             }
-            Self::Alone | Self::Linked | Self::OnLibcrypto => compiler(source),
+            Self::Alone | Self::Linked | Self::OnLibcrypto => openssl.platform.compiler(source),
         };
+        let headers = openssl.platform.headers();
         match self {
-            Self::Alone | Self::AloneSanitized(_) => compiler.arg("-I").arg(headers()),
+            Self::Alone | Self::AloneSanitized(_) => compiler.arg("-I").arg(headers),
             Self::Linked | Self::LinkedSanitized(_) => {
-                compiler.arg("-I").arg(headers()).arg("-DWITH_LIBCRYPTO")
+                compiler.arg("-I").arg(headers).arg("-DWITH_LIBCRYPTO")
             }
             Self::OnLibcrypto => compiler.args(["-DWITH_LIBCRYPTO", "-DON_LIBCRYPTO"]),
         };
@@ -357,14 +370,10 @@ impl Way {
     fn command(self, program: &Path, openssl: &Openssl) -> Command {
         match self {
             Self::Alone | Self::Linked | Self::Libcrypto => {
-                openssl.command(program, CASE_TIMEOUT_S)
+                openssl.run(program, &[], CASE_TIMEOUT_S)
             }
             Self::Preloaded => {
-                let mut command = openssl.command("env", CASE_TIMEOUT_S);
-                command
-                    .arg(format!("LD_PRELOAD={}", shared_library().display()))
-                    .arg(program);
-                command
+                openssl.run(program, &[openssl.platform.preloading()], CASE_TIMEOUT_S)
             }
             Self::Valgrind => {
                 let mut command = openssl.command("valgrind", SLOW_CASE_TIMEOUT_S);
@@ -379,7 +388,7 @@ impl Way {
                 command
             }
             Self::Sanitized(sanitizer) => {
-                let mut command = openssl.command(program, SLOW_CASE_TIMEOUT_S);
+                let mut command = openssl.run(program, &[], SLOW_CASE_TIMEOUT_S);
                 sanitizer.set_options(&mut command, "");
                 command
             }

@@ -3,8 +3,10 @@
 
 pub mod chapters;
 pub mod check;
+pub mod columns;
 pub mod functions;
 pub mod openssl;
+pub mod platform;
 pub mod programs;
 pub mod sanitizer;
 #[path = "../servers/mod.rs"]

@@ -1,4 +1,4 @@
-//! An OpenSSL to test with: the system's, or one that is built here from its sources.
+//! An OpenSSL to test with: the system's, a Debian package's, or one that is built from its sources.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -9,60 +9,79 @@ use std::{env, fs, thread};
 
 use libtest_mimic::Failed;
 
-use crate::stage::{self, ROOT, TARGET, library_directory, output_of, stdout_of};
+use crate::platform::{HOST, Platform};
+use crate::stage::{self, ROOT, output_of, stdout_of};
 
 pub struct Openssl {
     /// Its version: "3.0.13".
     pub version: String,
-    /// The directory that it was built in, with headers in include/; None for the system's.
-    tree: Option<PathBuf>,
+    pub platform: &'static Platform,
+    /// Where it is; None for the system's, which compilers and the loader find.
+    place: Option<Place>,
+    tool: PathBuf,
+}
+
+struct Place {
+    headers: Vec<PathBuf>,
+    libraries: PathBuf,
 }
 
 /// The system's OpenSSL.
-pub static SYSTEM: LazyLock<Openssl> = LazyLock::new(|| {
-    let mut ask = stage::command("pkg-config", 60);
-    let version = stdout_of(ask.args(["--modversion", "libcrypto"])).unwrap_or_default();
-    Openssl {
-        version: version.trim().to_owned(),
-        tree: None,
-    }
-});
+pub static SYSTEM: LazyLock<Openssl> = LazyLock::new(|| Openssl::of_system(&HOST));
 
 impl Openssl {
+    /// The system's, for a platform that is this machine in another guise.
+    pub fn of_system(platform: &'static Platform) -> Self {
+        let mut ask = stage::command("pkg-config", 60);
+        let version = stdout_of(ask.args(["--modversion", "libcrypto"])).unwrap_or_default();
+        Self {
+            version: version.trim().to_owned(),
+            platform,
+            place: None,
+            tool: "openssl".into(),
+        }
+    }
+
     /// OpenSSL 1.1.1. The sources in its crate are complete enough to build shared libraries.
     pub fn v1_1() -> Result<Self, Failed> {
         let version = openssl_src_111::version();
-        build(
-            version,
-            &openssl_src_111::source_dir(),
-            &["shared"],
-            |tree| make(tree, &["build_libs", "build_programs"]),
-        )
+        let source = openssl_src_111::source_dir();
+        build(&HOST, version, &source, &["shared"], |tree| {
+            make(tree, &["build_libs", "build_programs"])
+        })
     }
 
-    /// OpenSSL 4. Its crate lacks the scripts that link the shared libraries, but has the lists of
-    /// exported functions, from which `link_shared` makes linker scripts.
-    pub fn v4() -> Result<Self, Failed> {
+    /// The last OpenSSL 3.
+    pub fn v3(platform: &'static Platform) -> Result<Self, Failed> {
+        let version = openssl_src_300::version();
+        build_static(platform, version, &openssl_src_300::source_dir())
+    }
+
+    /// OpenSSL 4.
+    pub fn v4(platform: &'static Platform) -> Result<Self, Failed> {
         let version = openssl_src_400::version();
-        let options = [
-            "no-shared",
-            "no-docs",
-            "no-cmp",
-            "no-legacy",
-            "no-lms",
-            "no-ml-dsa",
-            "no-quic",
-            "no-siv",
-            "no-slh-dsa",
-        ];
-        build(version, &openssl_src_400::source_dir(), &options, |tree| {
-            let targets = ["build_generated", "libcrypto.a", "libssl.a", "apps/openssl"];
-            make(tree, &targets)?;
-            link_shared(tree, "crypto", &[])?;
-            // libssl uses internal functions of libcrypto, which only libcrypto.a has.
-            link_shared(tree, "ssl", &["-L.", "-lcrypto", "libcrypto.a"])?;
-            let link = "cc apps/openssl-bin-*.o apps/libapps.a -L. -lssl -lcrypto -o apps/openssl";
-            run_in(tree, "sh", &["-c", link])
+        build_static(platform, version, &openssl_src_400::source_dir())
+    }
+
+    /// The one of Debian's packages of another processor, which were unpacked in this folder.
+    pub fn unpacked(
+        platform: &'static Platform,
+        root: &Path,
+        triplet: &str,
+    ) -> Result<Self, Failed> {
+        let libraries = root.join("usr/lib").join(triplet);
+        let mut ask = stage::command("pkg-config", 60);
+        ask.env("PKG_CONFIG_PATH", libraries.join("pkgconfig"));
+        let version = stdout_of(ask.args(["--modversion", "libcrypto"]))?;
+        let headers = root.join("usr/include");
+        Ok(Self {
+            version: version.trim().to_owned(),
+            platform,
+            place: Some(Place {
+                headers: vec![headers.clone(), headers.join(triplet)],
+                libraries,
+            }),
+            tool: root.join("usr/bin/openssl"),
         })
     }
 
@@ -73,7 +92,7 @@ impl Openssl {
 
     /// The directory for programs that are built against it.
     pub fn built(&self) -> PathBuf {
-        let built = TARGET.join("ctests").join(&self.version);
+        let built = self.platform.built().join(&self.version);
         fs::create_dir_all(&built).expect("a directory in target/ctests can't be made");
         built
     }
@@ -91,40 +110,49 @@ impl Openssl {
             format!("-DLIBCRYPTO=\"libcrypto.so.{suffix}\""),
             format!("-DLIBCRYPTO_MAJOR={major}"),
         ];
-        if let Some(tree) = &self.tree {
-            flags.push(format!("-I{}", tree.join("include").display()));
-            flags.push(format!("-L{}", tree.display()));
+        if let Some(Place { headers, libraries }) = &self.place {
+            flags.extend(headers.iter().map(|it| format!("-I{}", it.display())));
+            flags.push(format!("-L{}", libraries.display()));
             // The static libraries need these, where the C library is older than 2.34.
             flags.extend(["-pthread", "-ldl"].map(str::to_owned));
         }
         flags
     }
 
-    /// A command that finds this OpenSSL's libraries, with a time limit in seconds.
+    /// A command of this machine which runs programs that find this OpenSSL's libraries, with a time
+    /// limit in seconds.
     pub fn command(&self, program: impl AsRef<OsStr>, timeout_s: u32) -> Command {
         let mut command = stage::command(program, timeout_s);
-        if let Some(tree) = &self.tree {
-            let rsasync = library_directory();
-            command.env(
-                "LD_LIBRARY_PATH",
-                format!("{}:{}", rsasync.display(), tree.display()),
-            );
-        }
+        command.env(
+            "LD_LIBRARY_PATH",
+            self.platform.search_path(self.libraries()),
+        );
         command
     }
 
+    /// A program that is built on it, with these settings in its environment, `NAME=VALUE`.
+    pub fn run(&self, program: impl AsRef<OsStr>, settings: &[String], timeout_s: u32) -> Command {
+        let mut run = self.platform.run(program, settings, timeout_s);
+        run.env(
+            "LD_LIBRARY_PATH",
+            self.platform.search_path(self.libraries()),
+        );
+        run
+    }
+
+    fn libraries(&self) -> Option<&Path> {
+        self.place.as_ref().map(|place| &*place.libraries)
+    }
+
     /// Its `openssl` command.
-    pub fn tool(&self) -> PathBuf {
-        match &self.tree {
-            Some(tree) => tree.join("apps/openssl"),
-            None => "openssl".into(),
-        }
+    pub fn tool(&self) -> &Path {
+        &self.tool
     }
 
     /// The file of its shared libcrypto.
     pub fn libcrypto(&self) -> Result<PathBuf, Failed> {
-        let directory = match &self.tree {
-            Some(tree) => tree.clone(),
+        let directory = match self.libraries() {
+            Some(libraries) => libraries.to_owned(),
             None => {
                 let mut ask = stage::command("pkg-config", 60);
                 PathBuf::from(stdout_of(ask.args(["--variable=libdir", "libcrypto"]))?.trim())
@@ -170,6 +198,7 @@ const WITHOUT: [&str; 30] = [
 
 /// Builds an OpenSSL in a copy of its sources in the target directory, once for each recipe.
 fn build(
+    platform: &'static Platform,
     crate_version: &str,
     source: &Path,
     options: &[&str],
@@ -178,17 +207,24 @@ fn build(
     let version = crate_version
         .split_once('+')
         .map_or(crate_version, |it| it.1);
-    let tree = TARGET.join("openssl").join(version);
-    let mut configure = vec!["./Configure", platform()];
+    let tree = platform.directory.join("openssl").join(version);
+    let cc = format!("CC={}", platform.cc.join(" "));
+    let mut configure = vec!["./Configure", name_of_machine(), &cc];
     configure.extend(WITHOUT.iter().chain(options));
     // The system's configuration file is used; -O1 takes half the time of -O3.
     configure.extend(["--openssldir=/etc/ssl", "-O1", "-fPIC"]);
+    let openssl = Openssl {
+        version: version.to_owned(),
+        platform,
+        place: Some(Place {
+            headers: vec![tree.join("include")],
+            libraries: tree.clone(),
+        }),
+        tool: tree.join("apps/openssl"),
+    };
     let (stamp, recipe) = (tree.join("built"), configure.join(" "));
     if fs::read_to_string(&stamp).is_ok_and(|built| built == recipe) {
-        return Ok(Openssl {
-            version: version.to_owned(),
-            tree: Some(tree),
-        });
+        return Ok(openssl);
     }
     eprintln!("building OpenSSL {version} in {}, once", tree.display());
     let _ = fs::remove_dir_all(&tree);
@@ -199,14 +235,44 @@ fn build(
     run_in(&tree, "perl", &configure)?;
     make(&tree)?;
     fs::write(stamp, recipe)?;
-    Ok(Openssl {
-        version: version.to_owned(),
-        tree: Some(tree),
+    Ok(openssl)
+}
+
+/// The same for a version whose crate lacks the scripts that link the shared libraries, but has the
+/// lists of exported functions, from which `link_shared` makes linker scripts.
+fn build_static(
+    platform: &'static Platform,
+    crate_version: &str,
+    source: &Path,
+) -> Result<Openssl, Failed> {
+    let options = [
+        "no-shared",
+        "no-docs",
+        "no-cmp",
+        "no-legacy",
+        "no-lms",
+        "no-ml-dsa",
+        "no-quic",
+        "no-siv",
+        "no-slh-dsa",
+    ];
+    build(platform, crate_version, source, &options, |tree| {
+        make(
+            tree,
+            &["build_generated", "libcrypto.a", "libssl.a", "apps/openssl"],
+        )?;
+        link_shared(platform, tree, "crypto", &[])?;
+        // libssl uses internal functions of libcrypto, which only libcrypto.a has.
+        link_shared(platform, tree, "ssl", &["-L.", "-lcrypto", "libcrypto.a"])?;
+        let cc = platform.cc.join(" ");
+        let objects = "apps/openssl-bin-*.o apps/libapps.a -L. -lssl -lcrypto";
+        let link = format!("{cc} {objects} -o apps/openssl");
+        run_in(tree, "sh", &["-c", &link])
     })
 }
 
 /// OpenSSL's name for this machine.
-fn platform() -> &'static str {
+fn name_of_machine() -> &'static str {
     if cfg!(target_arch = "aarch64") {
         "linux-aarch64"
     } else {
@@ -225,8 +291,15 @@ fn make(tree: &Path, targets: &[&str]) -> Result<(), Failed> {
 
 /// Links lib`name`.so from lib`name`.a as OpenSSL's own build does, exporting the functions in its
 /// list only.
-fn link_shared(tree: &Path, name: &str, libraries: &[&str]) -> Result<(), Failed> {
-    let major = "4";
+fn link_shared(
+    platform: &Platform,
+    tree: &Path,
+    name: &str,
+    libraries: &[&str],
+) -> Result<(), Failed> {
+    let numbers = fs::read_to_string(tree.join("VERSION.dat"))?;
+    let major = numbers.lines().find_map(|line| line.strip_prefix("MAJOR="));
+    let major = major.ok_or("OpenSSL's VERSION.dat has no MAJOR")?;
     let numbers = fs::read_to_string(tree.join(format!("util/lib{name}.num")))?;
     let mut script = format!("OPENSSL_{major}.0.0 {{ global:\n");
     for line in numbers.lines() {
@@ -249,7 +322,9 @@ fn link_shared(tree: &Path, name: &str, libraries: &[&str]) -> Result<(), Failed
     arguments.extend([soname.as_str(), &script, "-o", &shared]);
     arguments.extend(["-Wl,--whole-archive", &archive, "-Wl,--no-whole-archive"]);
     arguments.extend(libraries);
-    run_in(tree, "cc", &arguments)?;
+    let (cc, options) = platform.cc.split_first().ok_or("no compiler")?;
+    arguments.extend(options.iter().map(|it| &**it));
+    run_in(tree, cc, &arguments)?;
     run_in(tree, "ln", &["-sf", &shared, &format!("lib{name}.so")])
 }
 

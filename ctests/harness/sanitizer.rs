@@ -24,7 +24,7 @@ impl Sanitizer {
     /// The compiler for a program in which every finding ends the process with a status other than
     /// 0.
     pub fn compiler(self, source: &Path) -> Command {
-        let mut compiler = compiler_of("clang", "clang++", source);
+        let mut compiler = compiler_of(&["clang".to_owned()], &["clang++".to_owned()], source);
         compiler.args(["-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]);
         compiler.arg(match self {
             Self::Address => "-fsanitize=address,undefined",

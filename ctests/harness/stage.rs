@@ -1,12 +1,15 @@
-//! The library as `make install` puts it, and how programs are built on it and run.
+//! The library as `make install` puts it on this machine, how programs are built on it and run, and
+//! what commands print.
 
+use std::env;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{LazyLock, OnceLock};
-use std::{env, fs};
 
 use libtest_mimic::Failed;
+
+use crate::platform::HOST;
 
 /// The repository.
 pub static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -30,23 +33,10 @@ pub static TARGET: LazyLock<PathBuf> = LazyLock::new(|| {
 });
 
 /// Where the library is installed for the tests, as if this directory were `/`.
-pub static STAGE: LazyLock<PathBuf> = LazyLock::new(|| {
-    let stage = TARGET.join("stage");
-    let _ = fs::remove_dir_all(&stage);
-    let mut make = make();
-    make.args(["install", "PREFIX=/usr", "LIBDIR=/usr/lib"]);
-    if let Err(why) = output_of(make.arg(format!("DESTDIR={}", stage.display()))) {
-        panic!("{}", why.message().unwrap_or("make install failed"));
-    }
-    stage
-});
+pub static STAGE: LazyLock<PathBuf> = LazyLock::new(|| HOST.stage().to_owned());
 
 /// Where programs are built.
-pub static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
-    let built = TARGET.join("ctests");
-    fs::create_dir_all(&built).expect("target/ctests can't be made");
-    built
-});
+pub static BUILT: LazyLock<PathBuf> = LazyLock::new(|| HOST.built());
 
 /// `make` in the repository, unaware of the make that may run the tests.
 pub fn make() -> Command {
@@ -78,15 +68,15 @@ impl BuiltOnce {
 }
 
 pub fn library_directory() -> PathBuf {
-    STAGE.join("usr/lib")
+    HOST.library_directory()
 }
 
 pub fn shared_library() -> PathBuf {
-    library_directory().join("librsasync.so")
+    HOST.shared_library()
 }
 
 pub fn headers() -> PathBuf {
-    STAGE.join("usr/include/rsasync")
+    HOST.headers()
 }
 
 /// A command with a time limit, in seconds.
@@ -112,7 +102,8 @@ pub fn command(program: impl AsRef<OsStr>, timeout_s: u32) -> Command {
     ] {
         command.env_remove(variable);
     }
-    command.env("LD_LIBRARY_PATH", library_directory());
+    let libraries = HOST.stage_directory().join("usr/lib");
+    command.env("LD_LIBRARY_PATH", libraries);
     command
 }
 
@@ -194,18 +185,18 @@ pub fn stderr_of(command: &mut Command) -> Result<String, Failed> {
 
 /// The system's compiler for a C or C++ source file, with warnings as errors.
 pub fn compiler(source: &Path) -> Command {
-    compiler_of("cc", "c++", source)
+    HOST.compiler(source)
 }
 
-/// The same with these compilers for C and C++.
-pub fn compiler_of(cc: &str, cxx: &str, source: &Path) -> Command {
+/// The same of these words for C and C++.
+pub fn compiler_of(cc: &[String], cxx: &[String], source: &Path) -> Command {
     const TIMEOUT_S: u32 = 120;
-    let (compiler, standard) = match source.extension().and_then(OsStr::to_str) {
+    let (words, standard) = match source.extension().and_then(OsStr::to_str) {
         Some("cc") => (cxx, "-std=c++17"),
         _ => (cc, "-std=gnu11"),
     };
-    let mut compiler = command(compiler, TIMEOUT_S);
-    compiler.args([
+    let mut compiler = command(&words[0], TIMEOUT_S);
+    compiler.args(&words[1..]).args([
         standard, "-Wall", "-Wextra", "-Werror", "-g", "-O1", "-pthread",
     ]);
     compiler
@@ -217,7 +208,7 @@ pub fn compiler_of(cc: &str, cxx: &str, source: &Path) -> Command {
 
 /// The linker's option by which programs are linked with the staged library.
 pub fn library_path() -> String {
-    format!("-L{}", library_directory().display())
+    HOST.library_path()
 }
 
 /// A source file of ctests/programs.

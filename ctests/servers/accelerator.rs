@@ -9,7 +9,7 @@ use libtest_mimic::Failed;
 
 use super::site::Site;
 use crate::openssl::Openssl;
-use crate::stage::{ROOT, compiler, output_of};
+use crate::stage::{ROOT, output_of};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accelerator {
@@ -58,7 +58,8 @@ impl Accelerator {
             .built()
             .join(format!("accelerator-{}.so", self.name()));
         let sources = ROOT.join("ctests/servers/accelerator");
-        let mut cc = compiler(&sources.join(format!("{}.c", self.name())));
+        let source = sources.join(format!("{}.c", self.name()));
+        let mut cc = openssl.platform.compiler(&source);
         cc.arg(sources.join("pause.c"));
         // Its thread runs until the process ends, also after libcrypto has closed the object.
         cc.args(["-shared", "-fPIC", "-Wl,-z,nodelete"]);

@@ -11,7 +11,7 @@ use super::process::Group;
 use super::server::{Server, pids};
 use super::site::Site;
 use crate::openssl::Openssl;
-use crate::stage::{ROOT, compiler, output_of};
+use crate::stage::{ROOT, output_of};
 
 pub struct CallbackServer(pub &'static Openssl);
 
@@ -24,7 +24,7 @@ impl CallbackServer {
         let _turn = TURN.lock();
         let program = self.0.built().join(NAME);
         let source = ROOT.join("ctests/servers").join(NAME).with_extension("c");
-        let mut cc = compiler(&source);
+        let mut cc = self.0.platform.compiler(&source);
         cc.args(self.0.compile_flags()).args(["-lssl", "-lcrypto"]);
         output_of(cc.arg("-o").arg(&program))?;
         Ok(program)

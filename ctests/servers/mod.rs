@@ -108,6 +108,38 @@ pub fn of_openssl(openssl: &'static Openssl, size: Size) -> Vec<Check> {
     plans.into_iter().flat_map(of_plan).collect()
 }
 
+/// The checks of such servers where libcrypto has no jobs: every handshake completes, and pauses.
+pub fn where_libcrypto_has_none(openssl: &'static Openssl) -> Vec<Check> {
+    let servers: [Arc<dyn Server>; 2] = [
+        Arc::new(s_server::SServer(openssl)),
+        Arc::new(callbacks::CallbackServer(openssl)),
+    ];
+    let checks = servers.into_iter().map(|server| {
+        let plan = Plan {
+            server,
+            openssl,
+            accelerator: Some(Accelerator::Provider),
+            handshakes: 200,
+        };
+        let name = format!("servers::{}::every_handshake_pauses", plan.name());
+        Check::new(name, move || {
+            let seen = plan.run(Library::Rsasync)?;
+            let (pauses, completed) = (seen.pauses, seen.completed());
+            let trouble: Vec<_> = seen
+                .losses()
+                .chain(&seen.deaths)
+                .chain(&seen.without_rsasync)
+                .collect();
+            expect(trouble.is_empty(), format!("{trouble:?}"))?;
+            expect(
+                completed > 0 && pauses >= completed as u64,
+                format!("{pauses} pauses in {completed} handshakes"),
+            )
+        })
+    });
+    checks.collect()
+}
+
 /// A server on both libraries.
 struct Pair {
     libcrypto: Seen,

@@ -24,7 +24,7 @@ impl Server for SServer {
 
     fn start(&self, site: &Site) -> Result<Group, Failed> {
         let drop_in = "systemd/haproxy.service.d/rsasync.conf";
-        let mut command = site.command(&self.0.tool(), drop_in)?;
+        let mut command = site.command(self.0.tool(), drop_in)?;
         // It sends its input to each client. (A page, by -www, would take a second for each pause.)
         let mut page = Command::new("yes");
         let mut page = page.arg("HTTP/1.1 200 OK").stdout(Stdio::piped()).spawn()?;

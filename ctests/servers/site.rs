@@ -12,7 +12,7 @@ use super::accelerator::Accelerator;
 use super::load::Key;
 use crate::check::expect;
 use crate::openssl::Openssl;
-use crate::stage::{ROOT, TARGET, command, output_of, shared_library};
+use crate::stage::{ROOT, command, output_of};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Library {
@@ -48,7 +48,9 @@ impl Site {
         library: Library,
         accelerator: Option<Accelerator>,
     ) -> Result<Self, Failed> {
-        let directory = TARGET
+        let directory = openssl
+            .platform
+            .directory
             .join("servers")
             .join(&openssl.version)
             .join(name)
@@ -128,7 +130,7 @@ impl Site {
             match name {
                 "LD_PRELOAD" if self.library == Library::Libcrypto => {}
                 "LD_PRELOAD" => {
-                    command.arg(format!("LD_PRELOAD={}", shared_library().display()));
+                    command.arg(self.openssl.platform.preloading());
                 }
                 "OPENSSL_CONF" if self.accelerator.is_none() => {}
                 "OPENSSL_CONF" => {

@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
 use harness::openssl::{Openssl, SYSTEM};
+use harness::platform::HOST;
 use harness::stage::{
     STAGE, compiler, headers, library_path, output_of, program_source, stdout_of,
 };
@@ -58,7 +59,7 @@ fn main() {
 }
 
 fn table() -> Result<Table, Failed> {
-    let (first, last) = (Openssl::v1_1()?, Openssl::v4()?);
+    let (first, last) = (Openssl::v1_1()?, Openssl::v4(&HOST)?);
     let versions = [&first, &*SYSTEM, &last];
     LazyLock::force(&STAGE);
     let programs = versions

@@ -13,17 +13,19 @@ pub use loading::two_libcryptos;
 use plug_ins::Reach;
 
 use crate::check::Check;
-use crate::openssl::Openssl;
+use crate::openssl::{Openssl, SYSTEM};
+use crate::platform::HOST;
 use crate::stage::{command, stdout_of};
 
 /// The checks that are the same for every OpenSSL.
 pub fn without_openssl() -> Vec<Check> {
     let mut checks = vec![
-        Check::new("programs::man_page_example_alone", man_page::alone),
-        Check::new(
-            "programs::wholly_static_program",
-            static_linking::without_shared_libraries,
-        ),
+        Check::new("programs::man_page_example_alone", || {
+            man_page::alone(&SYSTEM)
+        }),
+        Check::new("programs::wholly_static_program", || {
+            static_linking::without_shared_libraries(&HOST)
+        }),
         Check::new(
             "programs::loaded_and_unloaded_at_run_time",
             loading::at_run_time,
@@ -54,6 +56,23 @@ pub fn without_openssl() -> Vec<Check> {
             environment::set_uid,
         ));
     }
+    checks
+}
+
+/// Those of the checks that a platform besides this machine has tools for. `openssl` is one of it.
+pub fn on_platform(openssl: &'static Openssl) -> Vec<Check> {
+    let platform = openssl.platform;
+    let mut checks = vec![
+        Check::new("programs::man_page_example_alone", || {
+            man_page::alone(openssl)
+        }),
+        Check::new("programs::wholly_static_program", || {
+            static_linking::without_shared_libraries(platform)
+        }),
+    ];
+    let needs_host = ["beside_libcrypto::", "plug_ins_on_"];
+    checks.extend(with_openssl(openssl));
+    checks.retain(|check| !needs_host.iter().any(|group| check.name.starts_with(group)));
     checks
 }
 

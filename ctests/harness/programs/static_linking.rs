@@ -8,10 +8,8 @@ use libtest_mimic::Failed;
 use super::environment::stacks_made;
 use crate::check::expect;
 use crate::openssl::Openssl;
-use crate::stage::{
-    BUILT, ROOT, command, compiler, headers, library_path, output_of, program_source, stderr_of,
-    stdout_of,
-};
+use crate::platform::Platform;
+use crate::stage::{ROOT, command, output_of, program_source, stderr_of, stdout_of};
 
 /// Builds a program by the README's line for a static OpenSSL, with these flags besides; the program
 /// and its link map.
@@ -23,13 +21,13 @@ fn link_static(
 ) -> Result<(PathBuf, String), Failed> {
     let program = openssl.built().join(name);
     let map = program.with_extension("map");
-    let mut compiler = compiler(&program_source(c));
+    let mut compiler = openssl.platform.compiler(&program_source(c));
     compiler
         .args(flags)
-        .arg(format!("-I{}", headers().display()))
+        .arg(format!("-I{}", openssl.platform.headers().display()))
         .arg("-o")
         .arg(&program)
-        .arg(library_path());
+        .arg(openssl.platform.library_path());
     compiler.args([
         "-Wl,--whole-archive",
         "-l:librsasync.a",
@@ -81,13 +79,13 @@ fn all_are_from_rsasync(program: &Path, map: &str) -> Result<(), Failed> {
 pub fn jobs(openssl: &Openssl, name: &str, flags: &[&str]) -> Result<(), Failed> {
     let (program, map) = link_static(openssl, "static_jobs.c", name, flags)?;
     all_are_from_rsasync(&program, &map)?;
-    output_of(&mut command(&program, 60)).map(drop)
+    output_of(&mut openssl.run(&program, &[], 60)).map(drop)
 }
 
 pub fn ssl(openssl: &Openssl) -> Result<(), Failed> {
     let (program, map) = link_static(openssl, "static_ssl.c", "static_ssl", &[])?;
     all_are_from_rsasync(&program, &map)?;
-    let stats = stderr_of(command("env", 60).arg("RSASYNC_STATS=1").arg(&program))?;
+    let stats = stderr_of(&mut openssl.run(&program, &["RSASYNC_STATS=1".to_owned()], 60))?;
     expect(
         stacks_made(&stats)? == 1,
         format!("libssl started no job of rsasync: {stats}"),
@@ -95,19 +93,18 @@ pub fn ssl(openssl: &Openssl) -> Result<(), Failed> {
 }
 
 /// A program without any shared library, not even the C library's.
-pub fn without_shared_libraries() -> Result<(), Failed> {
-    let program = BUILT.join("wholly-static");
-    let mut compiler = command("cc", 120);
+pub fn without_shared_libraries(platform: &Platform) -> Result<(), Failed> {
+    let program = platform.built().join("wholly-static");
+    let mut compiler = platform.compiler(&ROOT.join("examples/pipe.c"));
     compiler
         .arg("-static")
-        .arg(ROOT.join("examples/pipe.c"))
-        .arg(format!("-I{}", headers().display()));
+        .arg(format!("-I{}", platform.headers().display()));
     output_of(
         compiler
-            .arg(library_path())
+            .arg(platform.library_path())
             .arg("-l:librsasync.a")
             .arg("-o")
             .arg(&program),
     )?;
-    output_of(&mut command(&program, 60)).map(drop)
+    output_of(&mut platform.run(&program, &[], 60)).map(drop)
 }

@@ -97,7 +97,7 @@ pub fn jobs_static() -> Result<(), Failed> {
 /// There the switch is a function of its own.
 pub fn jobs_asan() -> Result<(), Failed> {
     let program = BUILT.join("observed-asan");
-    let mut clang = compiler_of("clang", "clang++", &program_source("observed.c"));
+    let mut clang = compiler_of(&["clang".to_owned()], &[], &program_source("observed.c"));
     clang.args(["-Wno-infinite-recursion", "-fsanitize=address"]);
     clang.arg("-I").arg(headers()).arg(library_path());
     output_of(clang.args(RSASYNC_INSIDE).arg("-o").arg(&program))?;
