@@ -2,8 +2,9 @@
 //! of how many passed on each. What builds and runs other platforms' programs has been put in place by
 //! ctests/platforms/prepare.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 
 use clap::Parser;
@@ -14,7 +15,9 @@ use harness::openssl::Openssl;
 use harness::platform::{CLibrary, Platform};
 use harness::programs;
 use harness::servers;
-use harness::stage::{ROOT, TARGET, command, compiler, output_of, stdout_of};
+use harness::stage::{
+    ROOT, STAGE, TARGET, command, compiler, output_of, program_source, stdout_of,
+};
 use libtest_mimic::Failed;
 
 /// Runs the checks on other platforms.
@@ -66,6 +69,10 @@ fn columns(tools: &Path, short: bool) -> Result<Vec<(String, Vec<Check>)>, Faile
         checks.extend(programs::on_platform(openssl));
         if !openssl.platform.has_ucontext() {
             checks.extend(servers::where_libcrypto_has_none(openssl));
+            let platform = openssl.platform;
+            checks.push(Check::new("command::jobs_tells_where_each_paused", || {
+                jobs_tells_where(platform)
+            }));
         }
         if openssl.platform.is_emulated {
             checks.extend(where_jumps_are_checked(openssl.platform));
@@ -130,6 +137,41 @@ fn aarch64(tools: &Path) -> Platform {
         directory: tools.join("aarch64"),
         stage: OnceLock::new(),
     }
+}
+
+/// `rsasync jobs` of this machine, on a process of the platform: its library is linked by GNU's linker,
+/// which makes no table of its unwind information.
+fn jobs_tells_where(platform: &Platform) -> Result<(), Failed> {
+    let program = platform.built().join("observed");
+    let mut cc = platform.compiler(&program_source("observed.c"));
+    cc.args([
+        "-Wno-infinite-recursion",
+        "-fno-optimize-sibling-calls",
+        "-I",
+    ]);
+    cc.arg(platform.headers()).arg(platform.library_path());
+    output_of(cc.args(["-lrsasync", "-o"]).arg(&program))?;
+    let mut process = Command::new(&program)
+        .arg("all_states")
+        .env("LD_LIBRARY_PATH", platform.library_directory())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let out = process.stdout.take().ok_or("it has no output")?;
+    let is_ready = BufReader::new(out)
+        .lines()
+        .map_while(Result::ok)
+        .any(|line| line == "ready");
+    let mut jobs = command(STAGE.join("usr/bin/rsasync"), 60);
+    let said = stdout_of(jobs.args(["jobs", &process.id().to_string()]));
+    let _ = process.kill();
+    let _ = process.wait();
+    let said = said?;
+    let places = said.matches("pauses_here (observed)").count();
+    expect(
+        is_ready && places == 5,
+        format!("{places} places in\n{said}"),
+    )
 }
 
 /// Chapters in programs that may only be jumped into where they say so (BTI). No other program is one,

@@ -97,10 +97,12 @@ fn module(memory: &dyn Memory, object: &Loaded) -> Option<Module<Vec<u8>>> {
 }
 
 /// An object's unwind information as its index shows it, which says where that begins, and nothing
-/// where it ends.
+/// where it ends. GNU's linker makes an index without a table where a piece of the information is
+/// of a function in another object file, as in the library itself.
 fn by_index(memory: &dyn Memory, object: &Loaded) -> Option<Sections> {
     const POINTER_AT: u64 = 4;
     const RELATIVE_4_BYTES: u8 = 0x1b; // DW_EH_PE_pcrel | DW_EH_PE_sdata4, as all linkers write
+    const OMITTED: u8 = 0xff; // DW_EH_PE_omit
     let elf = &object.elf;
     let index = elf.unwind_index()?;
     let header = memory.bytes(index.start, 8)?;
@@ -115,13 +117,16 @@ fn by_index(memory: &dyn Memory, object: &Loaded) -> Option<Sections> {
     };
     let data =
         |addresses: &Range<u64>| memory.bytes(addresses.start, addresses.end - addresses.start);
-    Some(Sections {
-        eh_frame_hdr: Some(data(&index)?),
-        eh_frame_hdr_svma: Some(in_file(index)),
+    let mut sections = Sections {
         eh_frame: Some(data(&information)?),
         eh_frame_svma: Some(in_file(information)),
         ..Default::default()
-    })
+    };
+    if header[2] != OMITTED {
+        sections.eh_frame_hdr = Some(data(&index)?);
+        sections.eh_frame_hdr_svma = Some(in_file(index));
+    }
+    Some(sections)
 }
 
 /// The same of a wholly static program, which has no index.
