@@ -11,6 +11,8 @@ DATADIR ?= $(PREFIX)/share
 # Where gdb looks for the scripts of libraries in the system's folders.
 GDB_AUTO_LOAD ?= $(if $(filter /usr /usr/local,$(PREFIX)),/usr/share,$(DATADIR))/gdb/auto-load
 CARGO   ?= cargo
+# For the programs of the tests, which run here.
+HERE    := env -u CARGO_BUILD_TARGET $(CARGO)
 CC      ?= cc
 OBJCOPY ?= objcopy
 INSTALL ?= install
@@ -120,7 +122,7 @@ fuzz: library
 # versions across, checks down. The first run builds 1.1.1 and 4.0, which takes some minutes.
 matrix:
 	@sh ctests/needs
-	$(CARGO) build --quiet -p ctests --bins
+	$(HERE) build --quiet -p ctests --bins
 	$(TARGET)/debug/matrix $(FLAGS)
 
 # The checks on musl, on 64-bit ARM through qemu, and with pages of 64 KiB: a table, platforms across,
@@ -129,21 +131,21 @@ matrix:
 platforms:
 	@sh ctests/needs
 	@sh ctests/platforms/prepare $(TARGET)/platforms
-	$(CARGO) build --quiet -p ctests --bin platforms
+	$(HERE) build --quiet -p ctests --bin platforms
 	$(TARGET)/debug/platforms $(FLAGS)
 
 # How deep OpenSSL goes on a job's stack, by version and operation. The first run builds OpenSSL, as
 # for `make matrix`.
 depth:
 	@sh ctests/needs
-	$(CARGO) build --quiet -p ctests --bin depth
+	$(HERE) build --quiet -p ctests --bin depth
 	$(TARGET)/debug/depth
 
 # HAProxy, Traffic Server, nginx and openssl s_server under load, on rsasync and on libcrypto; a table
 # goes to target/servers. FLAGS go to the program: --short, and a word of the checks' names.
 servers:
 	@sh ctests/needs
-	$(CARGO) build --quiet -p ctests --bin servers
+	$(HERE) build --quiet -p ctests --bin servers
 	$(TARGET)/debug/servers $(FLAGS)
 
 install: install-library install-command
@@ -183,7 +185,7 @@ install-command: command
 
 # Generates the C headers from the Rust source.
 headers:
-	$(CARGO) run --quiet --bin headers include
+	$(HERE) run --quiet --bin headers include
 
 clean:
 	$(CARGO) clean

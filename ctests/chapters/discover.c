@@ -15,7 +15,7 @@
 static void *plug_in;
 static int plug_in_is_unloaded;
 
-#ifdef __GLIBC__ /* musl unloads nothing */
+#ifdef __GLIBC__ /* musl has no such object, and unloads nothing */
 static void load_plug_in(void)
 {
     plug_in = dlopen("libanl.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -55,7 +55,7 @@ CASE(a_libcrypto_may_be_loaded_after_the_first_job, OURS,
     libcrypto_after_a_job();
 }
 
-#ifdef __GLIBC__ /* musl unloads nothing */
+#ifdef __GLIBC__ /* musl has no such object, and unloads nothing */
 CASE(a_libcrypto_may_be_loaded_after_a_plug_in, OURS,
      "a job finds a libcrypto that was loaded after an object that may be unloaded")
 {
@@ -275,7 +275,7 @@ CASE(a_job_keeps_its_default_in_two_libcryptos, OURS,
     two_libcryptos(load_nothing, 0);
 }
 
-#ifdef __GLIBC__ /* musl unloads nothing */
+#ifdef __GLIBC__ /* musl has no such object, and unloads nothing */
 CASE(a_second_libcrypto_may_be_loaded_after_a_plug_in, OURS,
      "jobs find a second libcrypto that was loaded after an object that may be unloaded, 256 jobs "
      "later")
@@ -284,7 +284,7 @@ CASE(a_second_libcrypto_may_be_loaded_after_a_plug_in, OURS,
 }
 #endif
 
-#ifdef __GLIBC__ /* musl unloads nothing */
+#ifdef __GLIBC__ /* musl has no such object, and unloads nothing */
 CASE(a_second_libcrypto_may_replace_a_plug_in, OURS,
      "jobs find a second libcrypto that was loaded after another object was unloaded: as many "
      "objects are loaded as before")

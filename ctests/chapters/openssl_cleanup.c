@@ -38,6 +38,9 @@ static void take_keys(void)
     CHECK(poison != MAP_FAILED);
     while (n_taken < MOST_KEYS && pthread_key_create(&taken_keys[n_taken], NULL) == 0)
         CHECK_INT(pthread_setspecific(taken_keys[n_taken++], poison), 0);
+#ifdef __GLIBC__
+    CHECK_INT(n_taken, MOST_KEYS);
+#endif
     CHECK(n_taken > 100);
     /* musl has 128, of which those come first that nobody has had; libcrypto may want some. */
     while (n_taken < MOST_KEYS && n_given_back < 16)

@@ -234,15 +234,15 @@ static void (*const uses[])(void) = {
 };
 enum { USES = sizeof uses / sizeof *uses };
 
+#ifdef __x86_64__
+/* ---- a handler after every instruction ---- */
+
 /* The handler has met the states that it was to meet. */
-__attribute__((unused)) static void check_what_was_found(void)
+static void check_what_was_found(void)
 {
     CHECK(found_one > 0 && found_other > 0 && found_none > 0);
     CHECK(found_in_job > 0);
 }
-
-#ifdef __x86_64__
-/* ---- a handler after every instruction ---- */
 
 /* The trap flag: the processor raises SIGTRAP after each instruction, but in the handler. */
 static const unsigned long long TRAP_FLAG = 0x100;

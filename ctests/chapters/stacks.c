@@ -215,7 +215,7 @@ CASE(limited_address_space_is_not_wasted, OURS | NOT_ON_VALGRIND | NOT_ON_TSAN |
     for (i = 0; i < COUNT; i++) {
         jobs[i] = start_paused(note_frame, &i, sizeof i);
         CHECK(mapped() - before <= (i + 1L + i / SPARE_SHARE + SPARE) * SLOT_BYTES + MIB
-              + 128 * (long)page_bytes());
+              + 128 * (long)(page_bytes() - 4 * KIB));
     }
     finish_crowd(jobs, COUNT);
 }

@@ -3,7 +3,8 @@
  * jump_fcontext and make_fcontext, which have no unwind information (src/fibre/fibre.rs).
  */
 #include "every_call.h"
-#if defined(__x86_64__) && defined(__GLIBC__) /* musl has no unwind information for itself */
+/* It steps by the trap flag of x86-64; and musl has no unwind information for its own code. */
+#if defined(__x86_64__) && defined(__GLIBC__)
 #include "stepping.h"
 #include <sched.h>
 #include <sys/time.h>

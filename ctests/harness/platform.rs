@@ -62,6 +62,9 @@ impl Platform {
             let stage = self.stage_directory();
             let _ = fs::remove_dir_all(&stage);
             let mut make = make();
+            if !self.variables.is_empty() {
+                make.env_remove("RUSTFLAGS"); // it would replace those of the target
+            }
             make.envs(self.variables.iter().map(|(name, value)| (name, value)));
             make.args([self.install, "PREFIX=/usr", "LIBDIR=/usr/lib"]);
             if let Err(why) = output_of(make.arg(format!("DESTDIR={}", stage.display()))) {

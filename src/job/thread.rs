@@ -4,10 +4,14 @@
 //! very end: destructors of other libraries may call in after the one here, that of a pthread
 //! key, has run. From then on nothing is kept for later.
 
-use std::arch::{asm, global_asm};
+#[cfg(not(target_env = "musl"))]
+use std::arch::asm;
+use std::arch::global_asm;
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::mem;
+#[cfg(target_env = "musl")]
+use std::mem::MaybeUninit;
 use std::ptr;
 
 use crate::job::job::{JobRef, ThreadId};
@@ -42,6 +46,7 @@ pub struct Thread {
 // uses it, by malloc, which the signal handler that asks for the current job may have interrupted.
 // The price: a library that comes by dlopen gets it from what the C library keeps for that (glibc:
 // some 1,600 bytes for all libraries together).
+#[cfg(not(target_env = "musl"))]
 global_asm!(
     ".pushsection .tbss.rsasync_thread, \"awT\", %nobits",
     ".balign 16",
@@ -55,8 +60,19 @@ global_asm!(
 
 const _: () = assert!(mem::align_of::<Thread>() <= 16);
 
+/// The calling thread's Thread, where the C library is musl. That has no memory of the initial-exec kind
+/// for a library that comes by dlopen, and allocates none when a thread first uses it.
+#[cfg(target_env = "musl")]
+#[inline(always)]
+fn this_thread() -> *const Thread {
+    thread_local! {
+        static THREAD: MaybeUninit<Thread> = const { MaybeUninit::zeroed() };
+    }
+    THREAD.with(MaybeUninit::as_ptr)
+}
+
 /// The calling thread's Thread.
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(target_env = "musl")))]
 #[inline(always)]
 fn this_thread() -> *const Thread {
     let thread;
@@ -73,7 +89,7 @@ fn this_thread() -> *const Thread {
 }
 
 /// The same for 64-bit ARM.
-#[cfg(target_arch = "aarch64")]
+#[cfg(all(target_arch = "aarch64", not(target_env = "musl")))]
 #[inline(always)]
 fn this_thread() -> *const Thread {
     let thread;

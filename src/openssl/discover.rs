@@ -54,6 +54,14 @@ static WALKED: AtomicU64 = AtomicU64::new(NEVER);
 
 const NEVER: u64 = u64::MAX;
 
+/// A count as it may be kept, to be compared later.
+fn kept(count: u64) -> u64 {
+    match count {
+        loader::PENDING => NEVER,
+        count => count,
+    }
+}
+
 /// The discoverer: a thread, as `pthread_self` names it, and its purpose ([`DISCOVERY`] or
 /// [`FORK`]); 0: none. Only this thread touches the candidates.
 static DISCOVERER: AtomicUsize = AtomicUsize::new(0);
@@ -132,7 +140,7 @@ pub fn discover() {
         }
     }
     if all_ready {
-        DISCOVERED.store(count, Release);
+        DISCOVERED.store(kept(count), Release);
     }
     unlock_discovery();
 }
@@ -234,7 +242,7 @@ fn walk(count: u64, patience_ms: u64) -> bool {
     }
     // SAFETY: this thread is the discoverer.
     unsafe { *CANDIDATES.0.get() = found };
-    WALKED.store(count, Relaxed);
+    WALKED.store(kept(count), Relaxed);
     true
 }
 
@@ -368,7 +376,7 @@ pub fn after_fork_in_child() {
         }
     }
     // What the child loads itself changes the count, and proves that the list is not locked.
-    WALKED.store(loader::load_count(), Relaxed);
+    WALKED.store(kept(loader::load_count()), Relaxed);
     PINNING.store(0, Relaxed);
     if discoverer != this_thread() | DISCOVERY {
         unlock_discovery();

@@ -25,9 +25,10 @@
 //! a thread holds once more while it walks. Where the count can't be found (a static program, which
 //! hardly loads anything), [`load_count`] is 0 for ever, and the callers walk now and then.
 //!
-//! musl is simpler. It holds its lock while it maps and relocates objects, not while constructors
-//! run, and its `fork` waits for that; so anyone may walk. It unloads nothing, and new objects follow
-//! at the end of its list: the count is the word where they will, and where that is.
+//! musl (1.2.2 or later) is simpler. It holds its lock while it maps and relocates objects, not while
+//! constructors run, and its `fork` waits for that; so anyone may walk. It unloads nothing, and new
+//! objects follow at the end of its list: a word there tells that there are some, and its address
+//! is the count until then.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::mem;
@@ -225,11 +226,16 @@ pub fn load_count() -> u64 {
     let word = LOAD_COUNT.load(Relaxed);
     // SAFETY: a static, or a word of the loader's data, which is never unmapped.
     let value = unsafe { &*word }.load(Acquire);
-    match IS_MUSL && !ptr::eq(word, &UNKNOWN) {
-        true => value ^ word.addr() as u64, // at the end of the list the value is 0
-        false => value,
+    match (IS_MUSL && !ptr::eq(word, &UNKNOWN), value) {
+        (false, count) => count,
+        (true, 0) => word.addr() as u64, // the end of the list
+        (true, _) => PENDING,
     }
 }
+
+/// The count when there is something that no walk has seen. It tells no two such moments apart, so
+/// nobody may keep it.
+pub const PENDING: u64 = u64::MAX - 1;
 
 /// The loader is musl's, which unloads nothing.
 pub const IS_MUSL: bool = cfg!(target_env = "musl");

@@ -6,22 +6,27 @@ use libtest_mimic::Failed;
 
 use crate::check::Check;
 use crate::openssl::Openssl;
+use crate::platform::Platform;
 use crate::stage::{
     BUILT, build_program, command, compiler, headers, library_path, output_of, program_source,
-    shared_library,
 };
 
 /// rsasync itself, by dlopen and dlclose.
-pub fn at_run_time() -> Result<(), Failed> {
-    let program = BUILT.join("dlopen");
-    let mut compiler = compiler(&program_source("dlopen.c"));
+pub fn at_run_time(platform: &Platform) -> Result<(), Failed> {
+    let program = platform.built().join("dlopen");
+    let mut compiler = platform.compiler(&program_source("dlopen.c"));
     output_of(
         compiler
-            .arg(format!("-I{}", headers().display()))
+            .arg(format!("-I{}", platform.headers().display()))
             .arg("-o")
             .arg(&program),
     )?;
-    output_of(command(&program, 60).arg(shared_library())).map(drop)
+    output_of(
+        platform
+            .run(&program, &[], 60)
+            .arg(platform.shared_library()),
+    )
+    .map(drop)
 }
 
 /// Jobs start while another thread loads and unloads two libraries: one that defines

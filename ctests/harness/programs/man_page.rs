@@ -7,6 +7,7 @@ use libtest_mimic::Failed;
 
 use crate::check::expect;
 use crate::openssl::Openssl;
+use crate::platform::CLibrary;
 use crate::stage::{command, output_of, stdout_of};
 
 pub struct ManPage {
@@ -62,10 +63,10 @@ fn man_page_example(
     let source = program.with_extension("c");
     fs::write(&source, example)?;
     let mut cc = command(&platform.cc[0], 60);
-    // With glibc <unistd.h> has what it needs of this.
-    cc.args(&platform.cc[1..])
-        .args(["-include", "sys/select.h"])
-        .arg(&source);
+    cc.args(&platform.cc[1..]).arg(&source);
+    if platform.c_library == CLibrary::Musl {
+        cc.args(["-include", "sys/select.h"]); // of which glibc's <unistd.h> has what it needs
+    }
     cc.args(flags);
     output_of(cc.arg("-o").arg(&program))?;
 

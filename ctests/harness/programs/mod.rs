@@ -26,10 +26,9 @@ pub fn without_openssl() -> Vec<Check> {
         Check::new("programs::wholly_static_program", || {
             static_linking::without_shared_libraries(&HOST)
         }),
-        Check::new(
-            "programs::loaded_and_unloaded_at_run_time",
-            loading::at_run_time,
-        ),
+        Check::new("programs::loaded_and_unloaded_at_run_time", || {
+            loading::at_run_time(&HOST)
+        }),
         Check::new(
             "programs::jobs_while_libraries_come_and_go",
             loading::jobs_meanwhile,
@@ -68,6 +67,9 @@ pub fn on_platform(openssl: &'static Openssl) -> Vec<Check> {
         }),
         Check::new("programs::wholly_static_program", || {
             static_linking::without_shared_libraries(platform)
+        }),
+        Check::new("programs::loaded_and_unloaded_at_run_time", || {
+            loading::at_run_time(platform)
         }),
     ];
     let needs_host = ["beside_libcrypto::", "plug_ins_on_"];
