@@ -76,7 +76,8 @@ impl Fibre {
     pub const HOT_BYTES: usize = mem::offset_of!(Self, func);
     pub const SUSPENDED_OFFSET: usize = mem::offset_of!(Self, suspended);
     pub const FUNC_OFFSET: usize = mem::offset_of!(Self, func);
-    /// `begin` writes less than this below the end of the frames, in bytes.
+    /// `begin` writes less than this below the end of the frames, in bytes: a context (64 on x86-64, 176
+    /// on 64-bit ARM) from the next multiple of 16 on.
     pub const FIRST_FRAME_BYTES: usize = 192;
 
     pub const fn new() -> Self {
