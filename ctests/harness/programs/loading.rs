@@ -1,6 +1,7 @@
 //! Libraries that are loaded and unloaded at run time: rsasync, and others beside it.
 
 use std::fs;
+use std::path::Path;
 
 use libtest_mimic::Failed;
 
@@ -27,6 +28,24 @@ pub fn at_run_time(platform: &Platform) -> Result<(), Failed> {
             .arg(platform.shared_library()),
     )
     .map(drop)
+}
+
+/// Something is loaded while a process forks; the child then loads this libcrypto.
+pub fn beside_a_fork(openssl: &Openssl) -> Result<(), Failed> {
+    let platform = openssl.platform;
+    let source = program_source("fork_beside_dlopen.c");
+    let build = |output: &Path, flags: &[&str]| {
+        let mut compiler = platform.compiler(&source);
+        compiler.arg(format!("-I{}", platform.headers().display()));
+        compiler.args(openssl.compile_flags()).args(flags);
+        output_of(compiler.arg("-o").arg(output)).map(drop)
+    };
+    let program = openssl.built().join("fork_beside_dlopen");
+    let object = program.with_extension("so");
+    build(&object, &["-DOBJECT", "-shared", "-fPIC"])?;
+    build(&program, &[])?;
+    let mut run = openssl.run(&program, &[], 60);
+    output_of(run.arg(platform.shared_library()).arg(object)).map(drop)
 }
 
 /// Jobs start while another thread loads and unloads two libraries: one that defines

@@ -123,6 +123,9 @@ pub fn with_openssl(openssl: &'static Openssl) -> Vec<Check> {
     }));
     let mut examples = vec!["pipe", "epoll"];
     if openssl.major() >= 3 {
+        checks.push(Check::new("programs::loading_beside_a_fork", || {
+            loading::beside_a_fork(openssl)
+        }));
         examples.push("callback");
     }
     for example in examples {
