@@ -73,7 +73,7 @@ impl Row {
             Self::EmptyArgs => "`args` with `size` 0",
             Self::HugeLimit => "`max_size` above `INT_MAX`",
             Self::BlockLeftOpen => "`ASYNC_block_pause()` left open when a job ends",
-            Self::Rounding => "rounding mode, exception masks (x87, MXCSR)",
+            Self::Rounding => "rounding mode, exception masks (x87, MXCSR, FPCR)",
             Self::SignalMask => "signal mask",
             Self::Fork => "`fork` while other threads use jobs",
             Self::ThreadStop => "`OPENSSL_thread_stop`",
