@@ -129,7 +129,6 @@ matrix:
 # checks down. FLAGS go to the program: --short, and a word of the checks' names. The first run takes
 # a compiler from Debian (170 MB); on x86-64 only.
 platforms:
-	@sh ctests/needs
 	@sh ctests/platforms/prepare $(TARGET)/platforms
 	$(HERE) build --quiet -p ctests --bin platforms
 	$(TARGET)/debug/platforms $(FLAGS)

@@ -239,11 +239,6 @@ impl Program {
     }
 }
 
-/// Whether a case with these flags runs in an emulated program without libcrypto.
-pub fn runs_emulated_alone(flags: u32) -> bool {
-    flags & (NEEDS_LIBCRYPTO | NOT_EMULATED) == 0
-}
-
 /// The cases of a preprocessed chapter: for each, check.h's macro CASE leaves a function
 /// `check_register_NAME`, with `c.where = FLAGS; c.run = NAME;` in it.
 fn cases_in(preprocessed: &str) -> Result<Vec<Case>, Failed> {

@@ -5,10 +5,10 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use clap::Parser;
-use harness::chapters::{self, Way};
+use harness::chapters::{self, Program, Way};
 use harness::check::{Check, expect};
 use harness::columns;
 use harness::openssl::Openssl;
@@ -65,7 +65,8 @@ fn columns(tools: &Path, short: bool) -> Result<Vec<(String, Vec<Check>)>, Faile
     let mut columns = Vec::new();
     for (openssl, ways) in on {
         let openssl = leak(openssl);
-        let mut checks = chapters::checks(&chapters::programs(openssl, ways), ways);
+        let programs = chapters::programs(openssl, ways);
+        let mut checks = chapters::checks(&programs, ways);
         checks.extend(programs::on_platform(openssl));
         if !openssl.platform.has_ucontext() {
             checks.extend(servers::where_libcrypto_has_none(openssl));
@@ -75,7 +76,7 @@ fn columns(tools: &Path, short: bool) -> Result<Vec<(String, Vec<Check>)>, Faile
             }));
         }
         if openssl.platform.is_emulated {
-            checks.extend(where_jumps_are_checked(openssl.platform));
+            checks.extend(where_jumps_are_checked(&programs, openssl.platform));
         }
         let name = format!("{} {}", openssl.platform.name, openssl.version);
         columns.push((name, checks));
@@ -102,7 +103,7 @@ fn musl(tools: &Path) -> Platform {
     );
     let mut variables = variables(tools, "x86_64-unknown-linux-musl", &cc, "");
     // The standard library is built as well, and linked with a shared musl, as on Alpine.
-    variables.extend(BUILD_STD.map(|(name, value)| (name, value.to_owned())));
+    variables.extend(build_std());
     let flags = "-C target-feature=-crt-static -C link-self-contained=no";
     variables.push((
         "CARGO_TARGET_X86_64_UNKNOWN_LINUX_MUSL_RUSTFLAGS",
@@ -176,8 +177,11 @@ fn jobs_tells_where(platform: &Platform) -> Result<(), Failed> {
 
 /// Chapters in programs that may only be jumped into where they say so (BTI). No other program is one,
 /// as the C library's beginning is not.
-fn where_jumps_are_checked(platform: &'static Platform) -> Vec<Check> {
-    let checks = ["jobs", "frames", "nesting", "switching"].map(|chapter| {
+fn where_jumps_are_checked(programs: &[Arc<Program>], platform: &'static Platform) -> Vec<Check> {
+    const CHAPTERS: [&str; 4] = ["jobs", "frames", "nesting", "switching"];
+    let is_one = |it: &&Arc<Program>| it.is_alone() && CHAPTERS.contains(&&*it.chapter());
+    let checks = programs.iter().filter(is_one).map(|alone| {
+        let (alone, chapter) = (Arc::clone(alone), alone.chapter());
         Check::new(format!("bti::{chapter}"), move || {
             let program = platform.built().join(format!("{chapter}.bti"));
             let source = ROOT.join("ctests/chapters").join(format!("{chapter}.c"));
@@ -186,18 +190,14 @@ fn where_jumps_are_checked(platform: &'static Platform) -> Vec<Check> {
             cc.args(["-nostartfiles", "-Wl,-z,force-bti", "-I"]);
             cc.arg(platform.headers()).arg(platform.library_path());
             output_of(cc.args(["-lrsasync", "-o"]).arg(&program))?;
-            let cases = stdout_of(platform.run(&program, &[], 60).arg("--list"))?;
-            for case in cases.lines() {
-                let (name, flags) = case.split_once(' ').ok_or("no flags")?;
-                if chapters::runs_emulated_alone(flags.parse()?) {
-                    output_of(platform.run(&program, &[], 60).arg(name))?;
-                }
+            for case in alone.cases(Way::Alone)? {
+                output_of(platform.run(&program, &[], 60).arg(case))?;
             }
             let notes = stdout_of(command("readelf", 60).arg("-n").arg(&program))?;
             expect(notes.contains("BTI"), "jumps into it are not checked")
         })
     });
-    checks.into()
+    checks.collect()
 }
 
 /// This machine with pages of 64 KiB, simulated.
@@ -225,11 +225,7 @@ fn is_refused(variables: Vec<(&'static str, String)>) -> Result<(), Failed> {
     cargo
         .current_dir(&*ROOT)
         .args(["check", "--quiet", "-p", "rsasync", "--lib"])
-        .envs(
-            variables
-                .into_iter()
-                .chain(BUILD_STD.map(|(name, value)| (name, value.to_owned()))),
-        );
+        .envs(variables.into_iter().chain(build_std()));
     let output = cargo.output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     let error = said.lines().find(|line| line.starts_with("error"));
@@ -252,10 +248,12 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// Has cargo build the standard library as well.
-const BUILD_STD: [(&str, &str); 2] = [
-    ("RUSTC_BOOTSTRAP", "1"),
-    ("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort"),
-];
+fn build_std() -> [(&'static str, String); 2] {
+    [
+        ("RUSTC_BOOTSTRAP", "1".to_owned()),
+        ("CARGO_UNSTABLE_BUILD_STD", "std,panic_abort".to_owned()),
+    ]
+}
 
 /// What `make` needs to know to build for this target of the compiler.
 fn variables(

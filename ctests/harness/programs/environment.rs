@@ -8,9 +8,9 @@ use libtest_mimic::Failed;
 
 use super::man_page::man_page;
 use crate::check::expect;
+use crate::platform::HOST;
 use crate::stage::{
-    BUILT, ROOT, command, compiler, headers, library_path, output_of, program_source,
-    shared_library, stderr_of,
+    BUILT, ROOT, command, compiler, headers, library_path, output_of, program_source, stderr_of,
 };
 
 /// The number of stacks in the line that RSASYNC_STATS asks for.
@@ -75,11 +75,7 @@ pub fn stats() -> Result<(), Failed> {
 fn expect_stats(program: &Path) -> Result<(), Failed> {
     let run = |variable: &str| {
         let mut env = command("env", 60);
-        stderr_of(
-            env.arg(variable)
-                .arg(format!("LD_PRELOAD={}", shared_library().display()))
-                .arg(program),
-        )
+        stderr_of(env.arg(variable).arg(HOST.preloading()).arg(program))
     };
     expect(
         stacks_made(&run("RSASYNC_STATS=1")?)? == 1,

@@ -14,21 +14,12 @@ use plug_ins::Reach;
 
 use crate::check::Check;
 use crate::openssl::{Openssl, SYSTEM};
-use crate::platform::HOST;
 use crate::stage::{command, stdout_of};
 
 /// The checks that are the same for every OpenSSL.
 pub fn without_openssl() -> Vec<Check> {
-    let mut checks = vec![
-        Check::new("programs::man_page_example_alone", || {
-            man_page::alone(&SYSTEM)
-        }),
-        Check::new("programs::wholly_static_program", || {
-            static_linking::without_shared_libraries(&HOST)
-        }),
-        Check::new("programs::loaded_and_unloaded_at_run_time", || {
-            loading::at_run_time(&HOST)
-        }),
+    let mut checks = alone(&SYSTEM);
+    checks.extend([
         Check::new(
             "programs::jobs_while_libraries_come_and_go",
             loading::jobs_meanwhile,
@@ -46,7 +37,7 @@ pub fn without_openssl() -> Vec<Check> {
             "programs::stats_are_printed_if_asked_for",
             environment::stats,
         ),
-    ];
+    ]);
     checks.extend(plug_ins::odd_forms());
     // Only root can give a program to another user.
     if stdout_of(command("id", 60).arg("-u")).is_ok_and(|id| id.trim() == "0") {
@@ -60,8 +51,17 @@ pub fn without_openssl() -> Vec<Check> {
 
 /// Those of the checks that a platform besides this machine has tools for. `openssl` is one of it.
 pub fn on_platform(openssl: &'static Openssl) -> Vec<Check> {
+    let mut checks = alone(openssl);
+    let needs_host = ["beside_libcrypto::", "plug_ins_on_"];
+    checks.extend(with_openssl(openssl));
+    checks.retain(|check| !needs_host.iter().any(|group| check.name.starts_with(group)));
+    checks
+}
+
+/// The checks of programs that need no libcrypto, on this one's platform.
+fn alone(openssl: &'static Openssl) -> Vec<Check> {
     let platform = openssl.platform;
-    let mut checks = vec![
+    vec![
         Check::new("programs::man_page_example_alone", || {
             man_page::alone(openssl)
         }),
@@ -71,11 +71,7 @@ pub fn on_platform(openssl: &'static Openssl) -> Vec<Check> {
         Check::new("programs::loaded_and_unloaded_at_run_time", || {
             loading::at_run_time(platform)
         }),
-    ];
-    let needs_host = ["beside_libcrypto::", "plug_ins_on_"];
-    checks.extend(with_openssl(openssl));
-    checks.retain(|check| !needs_host.iter().any(|group| check.name.starts_with(group)));
-    checks
+    ]
 }
 
 /// The checks of programs that use this OpenSSL.

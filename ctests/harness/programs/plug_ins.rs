@@ -9,6 +9,7 @@ use libtest_mimic::Failed;
 
 use crate::check::{Check, expect};
 use crate::openssl::Openssl;
+use crate::platform::HOST;
 use crate::stage::{
     BUILT, BuiltOnce, build_program, command, compiler, headers, library_path, output_of,
     program_source, stderr_of,
@@ -268,7 +269,7 @@ pub fn beside_libcrypto(openssl: &Openssl, preload: bool, reach: Reach) -> Resul
     }
     let mut run = openssl.command("env", 60);
     if preload {
-        run.arg(preloading());
+        run.arg(HOST.preloading());
     }
     run.arg(program).arg(openssl.libcrypto()?);
     if reach == Reach::DeepBind {
@@ -276,10 +277,6 @@ pub fn beside_libcrypto(openssl: &Openssl, preload: bool, reach: Reach) -> Resul
         run.arg(object);
     }
     output_of(&mut run).map(drop)
-}
-
-fn preloading() -> String {
-    format!("LD_PRELOAD={}", crate::stage::shared_library().display())
 }
 
 /// The same from Python, if there is one: its ctypes finds functions by a handle. The job's function
@@ -302,7 +299,7 @@ assert ret.value == 1 and job.value is None
         return Ok(()); // 1.1 starts no job without arguments
     }
     let mut run = openssl.command("env", 60);
-    run.arg(preloading()).args(["python3", "-c", SCRIPT]);
+    run.arg(HOST.preloading()).args(["python3", "-c", SCRIPT]);
     output_of(run.arg(openssl.libcrypto()?)).map(drop)
 }
 
