@@ -2,7 +2,8 @@
 #
 # The build honours CC, CFLAGS (for the C programs of demo and soak), LDFLAGS, cargo's variables, as
 # CARGO_TARGET_DIR and CARGO_BUILD_TARGET, and for `install` PREFIX, LIBDIR, BINDIR, DATADIR,
-# GDB_AUTO_LOAD and DESTDIR. With DEBUG=1 the library has line tables, and gdb shows its source lines.
+# GDB_AUTO_LOAD and DESTDIR. With DEBUG=1 the library has line tables, and gdb shows its source lines;
+# with DEBUG=packaged so has the command, and no path tells where they were built.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
@@ -30,11 +31,19 @@ STATIC  := $(FOLDER)/static/librsasync.a
 COMMAND := $(RELEASE)/rsasync
 # What the command writes about itself: man pages, completions of shells.
 PAPERS  := $(TARGET)/command-papers
+PACKAGES := $(TARGET)/packages
+PACKAGED := $(PACKAGES)/rsasync-$(VERSION)
 DEMO    := $(TARGET)/demo
 SOAK    := $(TARGET)/soak
 
-ifeq ($(DEBUG),1)
+ifneq ($(DEBUG),)
 export CARGO_PROFILE_RELEASE_DEBUG := line-tables-only
+endif
+ifeq ($(DEBUG),packaged)
+export CARGO_PROFILE_COMMAND_DEBUG := line-tables-only
+export CARGO_PROFILE_COMMAND_STRIP := none
+export RUSTFLAGS += --remap-path-prefix=$(CURDIR)=/usr/src/rsasync \
+    --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/usr/share/cargo
 endif
 
 # rustc takes one word for its linker. A compiler cache does not link.
@@ -42,8 +51,14 @@ LINKER := $(filter-out ccache distcc sccache,$(CC))
 LINK    := -C linker=$(firstword $(LINKER)) \
     $(patsubst %,-C link-arg=%,$(wordlist 2,$(words $(LINKER)),$(LINKER)) $(LDFLAGS))
 
-.PHONY: all library command demo test bench fuzz soak matrix platforms depth servers \
-    install install-library install-command headers clean
+# Puts the version and the places into a file that tells other programs of them.
+FILL_IN = sed 's|@VERSION@|$(VERSION)|g; s|@MAJOR@|$(MAJOR)|g; s|@PREFIX@|$(PREFIX)|g; s|@LIBDIR@|$(LIBDIR)|g; \
+    s|@REVISION@|$(REVISION)|g; s|@MAINTAINER@|$(MAINTAINER)|g; \
+    s|@DATE@|$(shell LC_ALL=C date --utc --date=@$(SOURCE_DATE_EPOCH) '+%a %b %d %Y')|g; \
+    s|@HEADERS_FROM_LIBDIR@|$(shell realpath -ms --relative-to=$(LIBDIR) $(PREFIX)/include/rsasync)|g'
+
+.PHONY: all library command demo test bench fuzz soak matrix platforms packages depth servers \
+    install install-library install-command deb rpm $(PACKAGED) headers clean
 
 all: library $(STATIC) command
 
@@ -133,6 +148,13 @@ platforms:
 	$(HERE) build --quiet -p ctests --bin platforms
 	$(TARGET)/debug/platforms $(FLAGS)
 
+# Debian and RPM packages, built without a network, linted, and installed, used, upgraded and removed in
+# a clean system. FLAGS go to the program: --short, and a word of the checks' names. As root on Debian.
+packages:
+	@sh ctests/packages/prepare $(PACKAGES)
+	$(HERE) build --quiet -p ctests --bin packages
+	$(TARGET)/debug/packages $(FLAGS)
+
 # How deep OpenSSL goes on a job's stack, by version and operation. The first run builds OpenSSL, as
 # for `make matrix`.
 depth:
@@ -150,7 +172,7 @@ servers:
 install: install-library install-command
 
 install-library: library $(STATIC)
-	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig \
+	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/rsasync \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/standalone/openssl
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/librsasync.so.$(VERSION)
@@ -162,11 +184,9 @@ install-library: library $(STATIC)
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl/
 	$(INSTALL) -m 644 include/standalone/openssl/crypto.h \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/standalone/openssl/
-	printf '%s\n' 'libdir=$(LIBDIR)' 'includedir=$(PREFIX)/include/rsasync' \
-	    'standalone=$${includedir}/standalone' '' 'Name: rsasync' \
-	    "Description: OpenSSL's asynchronous jobs, as a library of their own" \
-	    'Version: $(VERSION)' 'Libs: -L$${libdir} -lrsasync' 'Cflags: -I$${includedir}' \
-	    > $(DESTDIR)$(LIBDIR)/pkgconfig/rsasync.pc
+	$(FILL_IN) src/packaging/rsasync.pc > $(DESTDIR)$(LIBDIR)/pkgconfig/rsasync.pc
+	for file in rsasync-config.cmake rsasync-config-version.cmake; do \
+	    $(FILL_IN) src/packaging/$$file > $(DESTDIR)$(LIBDIR)/cmake/rsasync/$$file || exit; done
 
 install-command: command
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(DATADIR)/man/man1 \
@@ -181,6 +201,40 @@ install-command: command
 	$(INSTALL) -d $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)
 	$(INSTALL) -m 644 src/debugger/librsasync-gdb.py \
 	    $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)/librsasync.so.$(VERSION)-gdb.py
+
+# Packages of this tree, in target/packages. REVISION tells one of the same version from another;
+# MAINTAINER is who answers for them.
+REVISION   ?= 1
+MAINTAINER ?= $(shell git log -1 --format='%cn <%ce>')
+deb rpm: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || stat -c %Y Cargo.toml)
+
+# debhelper has a home of its own, in which no cargo would find anything.
+OF_PACKAGES = CARGO_TARGET_DIR=$(PACKAGES)/cargo CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo} \
+    RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}
+
+# The sources as a packager unpacks them. Both kinds are built in this one place, by one build.
+$(PACKAGED):
+	rm -rf $@
+	mkdir -p $@
+	cp -a $(wildcard .cargo vendor) Cargo.lock Cargo.toml LICENSE Makefile README.md build.rs \
+	    cbindgen.toml ctests examples include src $@
+
+deb: $(PACKAGED)
+	cp -r src/packaging/debian $(PACKAGED)
+	$(FILL_IN) src/packaging/debian/control > $(PACKAGED)/debian/control
+	printf '%s\n' 'rsasync ($(VERSION)-$(REVISION)) unstable; urgency=medium' '' \
+	    '  * Version $(VERSION).' '' \
+	    ' -- $(MAINTAINER)  '"$$(date --utc --rfc-email --date=@$(SOURCE_DATE_EPOCH))" \
+	    > $(PACKAGED)/debian/changelog
+	cd $(PACKAGED) && $(OF_PACKAGES) \
+	    dpkg-buildpackage --build=binary --no-sign --build-profiles=pkg.rsasync.rustup
+
+# On Debian rpm knows of no compiler, and has to be told not to ask for one.
+rpm: $(PACKAGED)
+	$(FILL_IN) src/packaging/rsasync.spec > $(PACKAGES)/rsasync.spec
+	cd $(PACKAGED) && $(OF_PACKAGES) \
+	    rpmbuild -bb --build-in-place --define '_rpmdir $(PACKAGES)' \
+	    $(if $(wildcard /var/lib/dpkg/status),--nodeps) $(PACKAGES)/rsasync.spec
 
 # Generates the C headers from the Rust source.
 headers:

@@ -3,6 +3,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{LazyLock, OnceLock};
@@ -77,6 +78,18 @@ pub fn shared_library() -> PathBuf {
 
 pub fn headers() -> PathBuf {
     HOST.headers()
+}
+
+/// The library's version, from its manifest.
+pub fn version() -> Result<String, Failed> {
+    let manifest = fs::read_to_string(ROOT.join("Cargo.toml"))?;
+    let line = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("version = \""));
+    Ok(line
+        .ok_or("the manifest has no version")?
+        .trim_end_matches('"')
+        .to_owned())
 }
 
 /// A command with a time limit, in seconds.

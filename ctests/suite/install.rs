@@ -8,7 +8,7 @@ use libtest_mimic::{Failed, Trial};
 
 use harness::check::equal;
 use harness::stage::{
-    ROOT, STAGE, command, library_directory, output_of, shared_library, stdout_of,
+    STAGE, command, library_directory, output_of, shared_library, stdout_of, version,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -64,18 +64,6 @@ fn install() -> Result<(), Failed> {
             .args(["usr", "-type", "f"]),
     )?;
     equal(installed.lines().map(str::to_owned).collect(), wanted)
-}
-
-/// The library's version, from its manifest.
-fn version() -> Result<String, Failed> {
-    let manifest = fs::read_to_string(ROOT.join("Cargo.toml"))?;
-    let line = manifest
-        .lines()
-        .find_map(|line| line.strip_prefix("version = \""));
-    Ok(line
-        .ok_or("the manifest has no version")?
-        .trim_end_matches('"')
-        .to_owned())
 }
 
 /// Builds a program with the flags of pkg-config alone, and asks it for the version.
