@@ -3,7 +3,8 @@
 # The build honours CC, CFLAGS (for the C programs of demo and soak), LDFLAGS, cargo's variables, as
 # CARGO_TARGET_DIR and CARGO_BUILD_TARGET, and for `install` PREFIX, LIBDIR, BINDIR, DATADIR,
 # GDB_AUTO_LOAD and DESTDIR. With DEBUG=1 the library has line tables, and gdb shows its source lines;
-# with DEBUG=packaged so has the command, and no path tells where they were built.
+# with DEBUG=packaged it has its types as well, the command has line tables, and no path tells where
+# they were built.
 
 PREFIX  ?= /usr/local
 LIBDIR  ?= $(PREFIX)/lib
@@ -40,6 +41,7 @@ ifneq ($(DEBUG),)
 export CARGO_PROFILE_RELEASE_DEBUG := line-tables-only
 endif
 ifeq ($(DEBUG),packaged)
+export CARGO_PROFILE_RELEASE_DEBUG := full
 export CARGO_PROFILE_COMMAND_DEBUG := line-tables-only
 export CARGO_PROFILE_COMMAND_STRIP := none
 export RUSTFLAGS += --remap-path-prefix=$(CURDIR)=/usr/src/rsasync \

@@ -43,10 +43,15 @@ pub static BUILT: LazyLock<PathBuf> = LazyLock::new(|| HOST.built());
 pub fn make() -> Command {
     let mut make = Command::new("make");
     make.current_dir(&*ROOT).arg("-s");
-    for variable in ["MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"] {
-        make.env_remove(variable);
-    }
+    unaware_of_make(&mut make);
     make
+}
+
+/// The command runs as if no make ran the tests.
+pub fn unaware_of_make(command: &mut Command) {
+    for variable in ["MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"] {
+        command.env_remove(variable);
+    }
 }
 
 /// A program or library that is built when a trial first needs it, and then serves all.

@@ -8,7 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use libtest_mimic::Failed;
 
 use harness::check::expect;
-use harness::stage::{BuiltOnce, ROOT, command, make, output_of, stdout_of, version};
+use harness::stage::{
+    BuiltOnce, ROOT, TARGET, command, output_of, stdout_of, unaware_of_make, version,
+};
 
 use crate::FOLDER;
 use crate::root::{Root, files_in};
@@ -97,27 +99,36 @@ impl Kind {
     }
 
     fn build(self, revision: u32) -> Result<PathBuf, Failed> {
-        let packages = self.packages(&FOLDER.join(self.folder()))?;
-        packages.iter().try_for_each(fs::remove_file)?;
+        self.make(&ROOT, &TARGET, revision)?;
+        let kept = FOLDER.join(format!("{}-{revision}", self.name()));
+        self.keep(&FOLDER.join(self.folder()), &kept)
+    }
+
+    /// Makes the packages from these sources.
+    pub fn make(self, sources: &Path, target: &Path, revision: u32) -> Result<(), Failed> {
+        let old = self.packages(&target.join("packages").join(self.folder()))?;
+        old.iter().try_for_each(fs::remove_file)?;
         let mut unshare = command("unshare", 900);
-        unshare.arg("--net").arg(make().get_program());
-        unshare.current_dir(&*ROOT).arg(self.name());
-        for variable in ["MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"] {
-            unshare.env_remove(variable);
-        }
-        unshare.arg(format!("REVISION={revision}"));
-        unshare.arg("CARGO=cargo auditable");
+        unshare.args(["--net", "make", self.name(), "CARGO=cargo auditable"]);
+        unshare
+            .arg(format!("REVISION={revision}"))
+            .current_dir(sources);
+        unaware_of_make(&mut unshare);
+        unshare.env("CARGO_TARGET_DIR", target);
         unshare.env("CARGO_HOME", FOLDER.join("crates"));
         unshare.env("PATH", path_with_tools());
-        output_of(&mut unshare)?;
-        let kept = FOLDER.join(format!("{}-{revision}", self.name()));
-        let _ = fs::remove_dir_all(&kept);
-        fs::create_dir_all(&kept)?;
-        for package in self.packages(&FOLDER.join(self.folder()))? {
+        output_of(&mut unshare).map(drop)
+    }
+
+    /// Copies the packages of a folder to where no other build puts its own.
+    pub fn keep(self, folder: &Path, kept: &Path) -> Result<PathBuf, Failed> {
+        let _ = fs::remove_dir_all(kept);
+        fs::create_dir_all(kept)?;
+        for package in self.packages(folder)? {
             let name = package.file_name().ok_or("a package without a name")?;
             fs::copy(&package, kept.join(name))?;
         }
-        Ok(kept)
+        Ok(kept.to_owned())
     }
 
     pub fn packages(self, folder: &Path) -> Result<Vec<PathBuf>, Failed> {

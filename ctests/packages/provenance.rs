@@ -1,7 +1,152 @@
-//! What the packages are made of.
+//! What the packages are made of: the same bytes wherever they are built, the crates that are listed,
+//! the interface that was promised.
 
-use harness::check::Check;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
 
-pub fn checks(_short: bool) -> Vec<Check> {
-    Vec::new()
+use auditable_info::{Limits, audit_info_from_file};
+use cyclonedx_bom::prelude::{Bom, Validate};
+use libtest_mimic::Failed;
+
+use harness::check::{Check, equal, expect};
+use harness::stage::{BuiltOnce, ROOT, command, make, output_of, shell_line, version};
+
+use crate::FOLDER;
+use crate::kind::Kind;
+
+pub fn checks(short: bool) -> Vec<Check> {
+    let mut checks = vec![
+        Check::new("library::is_the_same_from_two_folders", || {
+            let build = |folder| thread::spawn(move || installed(folder));
+            let (one, other) = (build("one"), build("another/with/a/longer/name"));
+            let [one, other] = [one, other].map(|build| build.join().expect("it does not panic"));
+            same_files(&one?, &other?)
+        }),
+        Check::new("library::has_the_recorded_abi", recorded_abi),
+        Check::new("library::tells_its_crates", || {
+            let library = format!("{}/librsasync.so.0", Kind::Deb.libraries());
+            same_crates(&library, "librsasync0/librsasync.cdx.json")
+        }),
+        Check::new("command::tells_its_crates", || {
+            same_crates("/usr/bin/rsasync", "rsasync/rsasync.cdx.json")
+        }),
+    ];
+    if !short {
+        checks.push(Check::new("deb::is_the_same_from_another_folder", || {
+            same_files(&Kind::Deb.built(1)?, &packaged("of/its/own")?)
+        }));
+    }
+    checks
+}
+
+/// A copy of what the packages were built from.
+fn sources(folder: &str) -> Result<PathBuf, Failed> {
+    Kind::Deb.built(1)?;
+    let copy = FOLDER.join("folders").join(folder);
+    let _ = fs::remove_dir_all(&copy);
+    fs::create_dir_all(&copy)?;
+    let original = FOLDER.join(format!("rsasync-{}", version()?));
+    output_of(
+        command("cp", 60)
+            .arg("-r")
+            .arg(original.join("."))
+            .arg(&copy),
+    )?;
+    Ok(copy)
+}
+
+/// The library, installed from a folder in which it was built.
+fn installed(folder: &str) -> Result<PathBuf, Failed> {
+    let sources = sources(folder)?;
+    let destination = sources.join("installed");
+    let mut make = make();
+    make.current_dir(&sources).arg("install-library");
+    make.arg("PREFIX=/usr")
+        .arg(format!("DESTDIR={}", destination.display()));
+    output_of(make.env("CARGO_TARGET_DIR", sources.join("target")))?;
+    Ok(destination)
+}
+
+/// The packages, built in a folder.
+fn packaged(folder: &str) -> Result<PathBuf, Failed> {
+    let sources = sources(folder)?;
+    let target = sources.join("target");
+    Kind::Deb.make(&sources, &target, 1)?;
+    Kind::Deb.keep(&target.join("packages"), &target.join("kept"))
+}
+
+fn same_files(one: &Path, other: &Path) -> Result<(), Failed> {
+    let mut diff = command("diff", 60);
+    diff.args(["--recursive", "--no-dereference", "--brief"]);
+    output_of(diff.arg(one).arg(other)).map(drop)
+}
+
+/// The packages of the library, its debug symbols and the command, unpacked.
+fn unpacked() -> Result<&'static Path, Failed> {
+    static ONCE: BuiltOnce = BuiltOnce::new();
+    ONCE.get_or_build(|| {
+        let folder = FOLDER.join("unpacked");
+        let _ = fs::remove_dir_all(&folder);
+        for package in Kind::Deb.packages(&Kind::Deb.built(1)?)? {
+            let mut dpkg = command("dpkg-deb", 60);
+            output_of(dpkg.arg("--extract").arg(package).arg(&folder))?;
+        }
+        Ok(folder)
+    })
+}
+
+/// Functions may come and structures may grow at their ends, but that is to be seen in the record.
+fn recorded_abi() -> Result<(), Failed> {
+    let folder = unpacked()?;
+    let library = folder.join(format!("{}/librsasync.so.0", &Kind::Deb.libraries()[1..]));
+    let (symbols, record) = (
+        folder.join("usr/lib/debug"),
+        ROOT.join("src/packaging/librsasync.abi"),
+    );
+    let mut diff = command("abidiff", 60);
+    diff.arg("--debug-info-dir2")
+        .arg(&symbols)
+        .arg(&record)
+        .arg(&library);
+    let mut write = command("abidw", 60);
+    write.args(["--no-show-locs", "--no-corpus-path", "--no-comp-dir-path"]);
+    write
+        .arg("--debug-info-dir")
+        .arg(&symbols)
+        .arg("--out-file")
+        .arg(&record)
+        .arg(&library);
+    output_of(&mut diff).map(drop).map_err(|why| {
+        let why = why.message().unwrap_or_default();
+        let write = shell_line(&write);
+        format!("{why}\nif programs still run: to record it\n{write}\nelse raise the soname").into()
+    })
+}
+
+/// The list of crates that is installed with a binary is valid, and the one that cargo-auditable put
+/// into the binary.
+fn same_crates(binary: &str, list: &str) -> Result<(), Failed> {
+    let (binary, list) = (
+        unpacked()?.join(&binary[1..]),
+        unpacked()?.join("usr/share/doc").join(list),
+    );
+    let inside = audit_info_from_file(&binary, Limits::default());
+    let inside = inside.map_err(|why| format!("{}: {why}", binary.display()))?;
+    let inside = inside.packages.iter();
+    let inside = inside.map(|it| (it.name.clone(), it.version.to_string()));
+
+    let text = fs::read(&list).map_err(|why| format!("{}: {why}", list.display()))?;
+    let bom = Bom::parse_from_json(&*text).map_err(|why| why.to_string())?;
+    let complaints = bom.validate();
+    expect(complaints.passed(), format!("{complaints:?}"))?;
+    let root = bom.metadata.and_then(|it| it.component);
+    let components = bom.components.map(|it| it.0).unwrap_or_default();
+    let listed = components.into_iter().chain(root).map(|it| {
+        let version = it.version.map(|it| it.to_string());
+        (it.name.to_string(), version.unwrap_or_default())
+    });
+    let listed = listed.filter(|(name, _)| name != "rust-std");
+    equal(listed.collect::<BTreeSet<_>>(), inside.collect())
 }
