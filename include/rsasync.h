@@ -45,19 +45,19 @@ struct rsasync_stats {
      */
     uint64_t jobs_idle;
     /**
-     * How often jobs were started since the process began, ...
+     * How often jobs were started since the process began.
      */
     uint64_t starts;
     /**
-     * ... paused, ...
+     * How often they paused.
      */
     uint64_t pauses;
     /**
-     * ... resumed, ...
+     * How often they were resumed.
      */
     uint64_t resumes;
     /**
-     * ... and finished.
+     * How often they finished.
      */
     uint64_t finishes;
     /**
@@ -120,26 +120,31 @@ extern "C" {
  * Says why the last call that was refused on this thread, or got no job, was so, and what to do
  * about it.
  *
- * Calls that succeed leave the message alone. It is a static string, never NULL, empty if
- * there was none; any thread may keep it. Where a libcrypto is in the process, refusals are
+ * Calls that succeed leave the message alone. Where a libcrypto is in the process, refusals are
  * on its error queue as well; ASYNC_NO_JOBS, which is no error, is told of here only.
+ *
+ * @return a static string, never NULL, empty if there was no such call; any thread may keep it
  */
 const char *RSASYNC_last_error(void);
 
 /**
- * Returns the version of this library, such as "0.1.0": a static string.
+ * Tells the version of this library.
+ *
+ * @return a static string, such as "0.1.0"
  */
 const char *RSASYNC_version(void);
 
 /**
- * Writes the counts of this moment to *stats, of which the caller has size bytes: give
- * sizeof(*stats). A program that was built with another version of this header gets the
- * members that both know; the rest of its structure is set to 0. Any thread may call it.
+ * Tells the counts of this moment. A program that was built with another version of this header
+ * gets the members that both know; the rest of its structure is set to 0. Any thread may call it.
  *
- * If size reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
+ * If `size` reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
  * microsecond for each. While other threads use jobs the counts may be of slightly different
  * moments. Where the address space is limited (RLIMIT_AS), or all memory is locked (MCL_FUTURE),
  * the bytes of stacks in use are not counted.
+ *
+ * @param stats  where they are written
+ * @param size   the bytes that the caller has there: give `sizeof(*stats)`
  *
  * What the caller must see to:
  * `stats` may be written for `size` bytes.

@@ -26,7 +26,7 @@ pub(crate) type OSSL_ASYNC_FD = c_int;
 /// 3.0.
 pub type ASYNC_callback_fn = Option<unsafe extern "C" fn(arg: *mut c_void) -> c_int>;
 
-/// Gives memory for a job's stack: takes the number of bytes wanted in *num, leaves there the
+/// Gives memory for a job's stack: takes the number of bytes wanted in `*num`, leaves there the
 /// number given. NULL if there is none. Since OpenSSL 3.2.
 pub type ASYNC_stack_alloc_fn = Option<unsafe extern "C" fn(num: *mut usize) -> *mut c_void>;
 

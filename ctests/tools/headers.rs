@@ -22,8 +22,9 @@ const HEADERS: [Header; 3] = [
         preamble: "#define HEADER_ASYNC_H\n\n\
                    #include <stdlib.h>\n\
                    #include <openssl/asyncerr.h>\n\n\
-                   /** A file descriptor to wait for, and what is none. */\n\
-                   #define OSSL_ASYNC_FD int\n\
+                   /** A file descriptor to wait for. */\n\
+                   #define OSSL_ASYNC_FD int\n\n\
+                   /** What is no such descriptor. */\n\
                    #define OSSL_BAD_ASYNC_FD -1",
     },
     Header {

@@ -10,8 +10,10 @@
 #include <stdlib.h>
 #include <openssl/asyncerr.h>
 
-/** A file descriptor to wait for, and what is none. */
+/** A file descriptor to wait for. */
 #define OSSL_ASYNC_FD int
+
+/** What is no such descriptor. */
 #define OSSL_BAD_ASYNC_FD -1
 
 /**
@@ -72,7 +74,7 @@ typedef struct async_job_st ASYNC_JOB;
 typedef struct async_wait_ctx_st ASYNC_WAIT_CTX;
 
 /**
- * Gives memory for a job's stack: takes the number of bytes wanted in *num, leaves there the
+ * Gives memory for a job's stack: takes the number of bytes wanted in `*num`, leaves there the
  * number given. NULL if there is none. Since OpenSSL 3.2.
  */
 typedef void *(*ASYNC_stack_alloc_fn)(size_t *num);
@@ -124,32 +126,33 @@ void ASYNC_cleanup_thread(void);
 /**
  * Starts a job, or resumes one that is paused.
  *
- * With *job NULL it starts func on a stack of its own. With *job from a call that returned
- * ASYNC_PAUSE it goes on where that job paused, and ignores ctx, func, args and size; only
+ * With `*job` NULL it starts `func` on a stack of its own. With `*job` from a call that returned
+ * ASYNC_PAUSE it goes on where that job paused, and ignores `ctx`, `func`, `args` and `size`; only
  * the thread that started a job may resume it. A job may start and resume other jobs.
  *
  * @param job   where the handle of a paused job is, or will be put; it belongs to the thread
  * @param ctx   the wait context that the job will find by ASYNC_get_wait_ctx(), or NULL; it
  *              stays the caller's
- * @param ret   where func's result will be put
- * @param func  what the job runs; it gets the copy of args, or NULL if there is none
+ * @param ret   where the result of `func` will be put
+ * @param func  what the job runs; it gets the copy of `args`, or NULL if there is none
  * @param args  what is copied, aligned to 16 bytes; the copy lives as long as the job. May
  *              be NULL
  * @param size  the size of that in bytes; 0: there is nothing to copy
- * @return ASYNC_FINISH: func has returned, *ret is its result, *job is NULL.
- *         ASYNC_PAUSE: it paused, *job is its handle.
+ * @return ASYNC_FINISH: `func` has returned, `*ret` is its result, `*job` is NULL.
+ *         ASYNC_PAUSE: it paused, `*job` is its handle.
  *         ASYNC_NO_JOBS: the thread's limit is reached, or there is no memory for a stack;
  *         try again when another job has finished. Nothing is on the error queue.
  *         ASYNC_ERR: refused, nothing has changed (but there may be an idle job more), an error
  *         is queued.
- *         ERR_R_PASSED_NULL_PARAMETER: job, ret, or func is NULL; ERR_R_MALLOC_FAILURE: args
- *         can't be copied; ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED: *job belongs to another
- *         thread, is running, has started the job that calls, or has finished.
+ *         ERR_R_PASSED_NULL_PARAMETER: `job`, `ret`, or `func` is NULL.
+ *         ERR_R_MALLOC_FAILURE: `args` can't be copied.
+ *         ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED: `*job` belongs to another thread, is running, has
+ *         started the job that calls, or has finished.
  *
- * Since OpenSSL 1.1.0; size may be 0 since 3.0.
+ * Since OpenSSL 1.1.0; `size` may be 0 since 3.0.
  *
  * What the caller must see to:
- * The pointers are valid as described; *job is NULL or a handle that ASYNC_start_job() or
+ * The pointers are valid as described; `*job` is NULL or a handle that ASYNC_start_job() or
  * ASYNC_get_current_job() gave, however long ago.
  */
 int ASYNC_start_job(ASYNC_JOB **job,
@@ -173,18 +176,20 @@ int ASYNC_start_job(ASYNC_JOB **job,
 int ASYNC_pause_job(void);
 
 /**
- * Returns the job that runs on the calling thread, NULL outside a job. The innermost one, if
- * jobs started others. Since OpenSSL 1.1.0.
+ * Tells the job that runs on the calling thread: the innermost one, if jobs started others.
+ *
+ * @return its handle; NULL outside a job
+ *
+ * Since OpenSSL 1.1.0.
  */
 ASYNC_JOB *ASYNC_get_current_job(void);
 
 /**
- * Returns the wait context that the job was started with. Any thread may ask, and a signal
- * handler.
+ * Tells the wait context that a job was started with. Any thread may ask, and a signal handler.
  *
  * @param job  a handle, or NULL
- * @return NULL if job is NULL, if the job was started without a context, or the context was
- *         freed, or the job has finished, whatever else runs in its place by then
+ * @return the context; NULL if `job` is NULL, if the job was started without a context, or the
+ *         context was freed, or the job has finished, whatever else runs in its place by then.
  *         A signal handler must not pass that NULL on: a refusal goes to OpenSSL's queue, which
  *         allocates.
  *
@@ -209,7 +214,11 @@ void ASYNC_block_pause(void);
 void ASYNC_unblock_pause(void);
 
 /**
- * Returns 1: jobs work on this system. Since OpenSSL 1.1.0.
+ * Tells whether jobs work on this system.
+ *
+ * @return 1
+ *
+ * Since OpenSSL 1.1.0.
  */
 int ASYNC_is_capable(void);
 
@@ -217,7 +226,7 @@ int ASYNC_is_capable(void);
  * Sets the functions that give and take back memory for stacks, for the whole process.
  *
  * They are asked for 32,768 bytes, or for RSASYNC_STACK_SIZE where the environment sets that. A
- * job uses as many bytes as alloc_fn leaves in *num, be that more or fewer; with fewer than 2 KiB
+ * job uses as many bytes as alloc_fn leaves in `*num`, be that more or fewer; with fewer than 2 KiB
  * there is no job. Such stacks have no guard but what the functions give them. They may be called
  * in any thread, and must not throw.
  *
@@ -250,7 +259,7 @@ void ASYNC_get_mem_functions(ASYNC_stack_alloc_fn *alloc_fn, ASYNC_stack_free_fn
  *
  * All calls but ASYNC_WAIT_CTX_free() may be made by several threads at once.
  *
- * @return NULL with ERR_R_MALLOC_FAILURE if there is no memory
+ * @return the context, or NULL with ERR_R_MALLOC_FAILURE if there is no memory
  *
  * Since OpenSSL 1.1.0.
  */
@@ -371,7 +380,7 @@ int ASYNC_WAIT_CTX_clear_fd(ASYNC_WAIT_CTX *ctx, const void *key);
  * @param ctx           the context
  * @param callback      the function, or NULL for none
  * @param callback_arg  its argument
- * @return 1, or 0 if ctx is NULL
+ * @return 1, or 0 if `ctx` is NULL
  *
  * Since OpenSSL 3.0.
  *
@@ -417,7 +426,8 @@ int ASYNC_WAIT_CTX_set_status(ASYNC_WAIT_CTX *ctx, int status);
  * Tells the status that was set, ASYNC_STATUS_UNSUPPORTED at first.
  *
  * @param ctx  the context
- * @return the status, or 0 with ERR_R_PASSED_NULL_PARAMETER
+ * @return the status, one of ASYNC_STATUS_... or another number that was set; or 0 with
+ *         ERR_R_PASSED_NULL_PARAMETER
  *
  * Since OpenSSL 3.0.
  *

@@ -92,32 +92,33 @@ pub extern "C" fn ASYNC_cleanup_thread() {
 
 /// Starts a job, or resumes one that is paused.
 ///
-/// With *job NULL it starts func on a stack of its own. With *job from a call that returned
-/// ASYNC_PAUSE it goes on where that job paused, and ignores ctx, func, args and size; only
+/// With `*job` NULL it starts `func` on a stack of its own. With `*job` from a call that returned
+/// ASYNC_PAUSE it goes on where that job paused, and ignores `ctx`, `func`, `args` and `size`; only
 /// the thread that started a job may resume it. A job may start and resume other jobs.
 ///
 /// @param job   where the handle of a paused job is, or will be put; it belongs to the thread
 /// @param ctx   the wait context that the job will find by ASYNC_get_wait_ctx(), or NULL; it
 ///              stays the caller's
-/// @param ret   where func's result will be put
-/// @param func  what the job runs; it gets the copy of args, or NULL if there is none
+/// @param ret   where the result of `func` will be put
+/// @param func  what the job runs; it gets the copy of `args`, or NULL if there is none
 /// @param args  what is copied, aligned to 16 bytes; the copy lives as long as the job. May
 ///              be NULL
 /// @param size  the size of that in bytes; 0: there is nothing to copy
-/// @return ASYNC_FINISH: func has returned, *ret is its result, *job is NULL.
-///         ASYNC_PAUSE: it paused, *job is its handle.
+/// @return ASYNC_FINISH: `func` has returned, `*ret` is its result, `*job` is NULL.
+///         ASYNC_PAUSE: it paused, `*job` is its handle.
 ///         ASYNC_NO_JOBS: the thread's limit is reached, or there is no memory for a stack;
 ///         try again when another job has finished. Nothing is on the error queue.
 ///         ASYNC_ERR: refused, nothing has changed (but there may be an idle job more), an error
 ///         is queued.
-///         ERR_R_PASSED_NULL_PARAMETER: job, ret, or func is NULL; ERR_R_MALLOC_FAILURE: args
-///         can't be copied; ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED: *job belongs to another
-///         thread, is running, has started the job that calls, or has finished.
+///         ERR_R_PASSED_NULL_PARAMETER: `job`, `ret`, or `func` is NULL.
+///         ERR_R_MALLOC_FAILURE: `args` can't be copied.
+///         ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED: `*job` belongs to another thread, is running, has
+///         started the job that calls, or has finished.
 ///
-/// Since OpenSSL 1.1.0; size may be 0 since 3.0.
+/// Since OpenSSL 1.1.0; `size` may be 0 since 3.0.
 ///
 /// # Safety
-/// The pointers are valid as described; *job is NULL or a handle that ASYNC_start_job() or
+/// The pointers are valid as described; `*job` is NULL or a handle that ASYNC_start_job() or
 /// ASYNC_get_current_job() gave, however long ago.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ASYNC_start_job(
@@ -180,19 +181,21 @@ pub extern "C" fn ASYNC_pause_job() -> c_int {
     1
 }
 
-/// Returns the job that runs on the calling thread, NULL outside a job. The innermost one, if
-/// jobs started others. Since OpenSSL 1.1.0.
+/// Tells the job that runs on the calling thread: the innermost one, if jobs started others.
+///
+/// @return its handle; NULL outside a job
+///
+/// Since OpenSSL 1.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_get_current_job() -> *mut ASYNC_JOB {
     Thread::with(|thread| thread.current.get()).map_or(ptr::null_mut(), |job| job.handle().as_ptr())
 }
 
-/// Returns the wait context that the job was started with. Any thread may ask, and a signal
-/// handler.
+/// Tells the wait context that a job was started with. Any thread may ask, and a signal handler.
 ///
 /// @param job  a handle, or NULL
-/// @return NULL if job is NULL, if the job was started without a context, or the context was
-///         freed, or the job has finished, whatever else runs in its place by then
+/// @return the context; NULL if `job` is NULL, if the job was started without a context, or the
+///         context was freed, or the job has finished, whatever else runs in its place by then.
 ///         A signal handler must not pass that NULL on: a refusal goes to OpenSSL's queue, which
 ///         allocates.
 ///
@@ -224,7 +227,11 @@ pub extern "C" fn ASYNC_unblock_pause() {
     Thread::with(switching::unblock_pause);
 }
 
-/// Returns 1: jobs work on this system. Since OpenSSL 1.1.0.
+/// Tells whether jobs work on this system.
+///
+/// @return 1
+///
+/// Since OpenSSL 1.1.0.
 #[unsafe(no_mangle)]
 pub extern "C" fn ASYNC_is_capable() -> c_int {
     1
@@ -233,7 +240,7 @@ pub extern "C" fn ASYNC_is_capable() -> c_int {
 /// Sets the functions that give and take back memory for stacks, for the whole process.
 ///
 /// They are asked for 32,768 bytes, or for RSASYNC_STACK_SIZE where the environment sets that. A
-/// job uses as many bytes as alloc_fn leaves in *num, be that more or fewer; with fewer than 2 KiB
+/// job uses as many bytes as alloc_fn leaves in `*num`, be that more or fewer; with fewer than 2 KiB
 /// there is no job. Such stacks have no guard but what the functions give them. They may be called
 /// in any thread, and must not throw.
 ///
@@ -281,7 +288,7 @@ pub unsafe extern "C" fn ASYNC_get_mem_functions(
 ///
 /// All calls but ASYNC_WAIT_CTX_free() may be made by several threads at once.
 ///
-/// @return NULL with ERR_R_MALLOC_FAILURE if there is no memory
+/// @return the context, or NULL with ERR_R_MALLOC_FAILURE if there is no memory
 ///
 /// Since OpenSSL 1.1.0.
 #[unsafe(no_mangle)]
@@ -468,7 +475,7 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_clear_fd(
 /// @param ctx           the context
 /// @param callback      the function, or NULL for none
 /// @param callback_arg  its argument
-/// @return 1, or 0 if ctx is NULL
+/// @return 1, or 0 if `ctx` is NULL
 ///
 /// Since OpenSSL 3.0.
 ///
@@ -553,7 +560,8 @@ pub unsafe extern "C" fn ASYNC_WAIT_CTX_set_status(
 /// Tells the status that was set, ASYNC_STATUS_UNSUPPORTED at first.
 ///
 /// @param ctx  the context
-/// @return the status, or 0 with ERR_R_PASSED_NULL_PARAMETER
+/// @return the status, one of ASYNC_STATUS_... or another number that was set; or 0 with
+///         ERR_R_PASSED_NULL_PARAMETER
 ///
 /// Since OpenSSL 3.0.
 ///

@@ -39,13 +39,13 @@ pub struct rsasync_stats {
     pub jobs_orphaned: u64,
     /// Jobs in pools, ready to be started.
     pub jobs_idle: u64,
-    /// How often jobs were started since the process began, ...
+    /// How often jobs were started since the process began.
     pub starts: u64,
-    /// ... paused, ...
+    /// How often they paused.
     pub pauses: u64,
-    /// ... resumed, ...
+    /// How often they were resumed.
     pub resumes: u64,
-    /// ... and finished.
+    /// How often they finished.
     pub finishes: u64,
     /// Calls refused because init_size was above max_size.
     pub refused_pool_size: u64,
@@ -84,28 +84,33 @@ const VERSION: &CStr =
 /// Says why the last call that was refused on this thread, or got no job, was so, and what to do
 /// about it.
 ///
-/// Calls that succeed leave the message alone. It is a static string, never NULL, empty if
-/// there was none; any thread may keep it. Where a libcrypto is in the process, refusals are
+/// Calls that succeed leave the message alone. Where a libcrypto is in the process, refusals are
 /// on its error queue as well; ASYNC_NO_JOBS, which is no error, is told of here only.
+///
+/// @return a static string, never NULL, empty if there was no such call; any thread may keep it
 #[unsafe(no_mangle)]
 pub extern "C" fn RSASYNC_last_error() -> *const c_char {
     error::last_message().as_ptr()
 }
 
-/// Returns the version of this library, such as "0.1.0": a static string.
+/// Tells the version of this library.
+///
+/// @return a static string, such as "0.1.0"
 #[unsafe(no_mangle)]
 pub extern "C" fn RSASYNC_version() -> *const c_char {
     VERSION.as_ptr()
 }
 
-/// Writes the counts of this moment to *stats, of which the caller has size bytes: give
-/// sizeof(*stats). A program that was built with another version of this header gets the
-/// members that both know; the rest of its structure is set to 0. Any thread may call it.
+/// Tells the counts of this moment. A program that was built with another version of this header
+/// gets the members that both know; the rest of its structure is set to 0. Any thread may call it.
 ///
-/// If size reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
+/// If `size` reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
 /// microsecond for each. While other threads use jobs the counts may be of slightly different
 /// moments. Where the address space is limited (RLIMIT_AS), or all memory is locked (MCL_FUTURE),
 /// the bytes of stacks in use are not counted.
+///
+/// @param stats  where they are written
+/// @param size   the bytes that the caller has there: give `sizeof(*stats)`
 ///
 /// # Safety
 /// `stats` may be written for `size` bytes.
