@@ -1,0 +1,110 @@
+//! A man page: its parts.
+
+use std::env;
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::roff::{COLUMNS, roman, without_requests, wrapped};
+
+/// The section of the functions' pages.
+pub const FUNCTIONS: &str = "3rsasync";
+
+/// The texts that its methods take are roff's, as roff.rs makes them.
+pub struct Page(String);
+
+impl Page {
+    pub fn new(name: &str, section: &str, summary: &str) -> Self {
+        let (title, date) = (name.to_uppercase(), date());
+        let source = concat!("rsasync ", env!("CARGO_PKG_VERSION"));
+        let mut page = Self(String::new());
+        page.request(&format!("TH {title} {section} \"{date}\" \"{source}\""));
+        // Names are long, and must be neither hyphenated nor drawn apart.
+        page.request("nh");
+        page.request("ad l");
+        // A sentence may end anywhere in a line, so the space after it should always be the same.
+        page.request("ss 12 0");
+        page.section("NAME");
+        page.paragraph(&roman(&format!("{name} - {summary}")));
+        page
+    }
+
+    fn request(&mut self, request: &str) {
+        self.0 += &format!(".{request}\n");
+    }
+
+    pub fn section(&mut self, heading: &str) {
+        self.request(&format!("SH {heading}"));
+    }
+
+    pub fn subsection(&mut self, heading: &str) {
+        self.request(&format!("SS {heading}"));
+    }
+
+    fn text(&mut self, text: &str) {
+        self.0 += &wrapped(text);
+    }
+
+    pub fn paragraph(&mut self, text: &str) {
+        self.begin_paragraph();
+        self.text(text);
+    }
+
+    /// A heading alone begins the first paragraph below it.
+    fn begin_paragraph(&mut self) {
+        let last = self.0.lines().next_back().unwrap_or_default();
+        if !last.starts_with(".S") {
+            self.request("PP");
+        }
+    }
+
+    /// An entry of a list, each text on a line of its own.
+    pub fn entry(&mut self, tag: &str, texts: &[String]) {
+        // What indents a text below its tag takes one line for the tag.
+        let fits = tag.len() <= COLUMNS;
+        self.request(if fits { "TP" } else { "PP" });
+        self.text(tag);
+        if !fits {
+            self.request("RS");
+        }
+        for (n, text) in texts.iter().enumerate() {
+            if n > 0 {
+                self.request("br");
+            }
+            self.text(text);
+        }
+        if !fits {
+            self.request("RE");
+        }
+    }
+
+    pub fn item(&mut self, text: &str) {
+        self.request(r"IP \(bu 2");
+        self.text(text);
+    }
+
+    /// Lines that stay as they are.
+    pub fn lines(&mut self, lines: &str) {
+        self.begin_paragraph();
+        self.request("nf");
+        self.0 += &without_requests(lines);
+        self.request("fi");
+    }
+
+    /// Ends the page by the names of others, with their sections before them.
+    pub fn see_also<'a>(mut self, pages: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+        self.section("SEE ALSO");
+        let pages = pages.into_iter();
+        let pages = pages.map(|(section, name)| format!(".BR {} ({section})", roman(name)));
+        self.0 + &pages.collect::<Vec<_>>().join(",\n") + "\n"
+    }
+}
+
+/// That of SOURCE_DATE_EPOCH, which packagers set, or none: the same source gives the same page.
+fn date() -> String {
+    let seconds = env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
+    let Ok(seconds) = seconds.parse() else {
+        return String::new();
+    };
+    let time = UNIX_EPOCH + Duration::from_secs(seconds);
+    let time = humantime::format_rfc3339_seconds(time).to_string();
+    time[.."2001-09-09".len()].to_owned()
+}
