@@ -32,6 +32,8 @@ STATIC  := $(FOLDER)/static/librsasync.a
 COMMAND := $(RELEASE)/rsasync
 # What the command writes about itself: man pages, completions of shells.
 PAPERS  := $(TARGET)/command-papers
+# The man pages of the library.
+MAN     := $(TARGET)/man
 PACKAGES := $(TARGET)/packages
 PACKAGED := $(PACKAGES)/rsasync-$(VERSION)
 DEMO    := $(TARGET)/demo
@@ -59,10 +61,10 @@ FILL_IN = sed 's|@VERSION@|$(VERSION)|g; s|@MAJOR@|$(MAJOR)|g; s|@PREFIX@|$(PREF
     s|@DATE@|$(shell LC_ALL=C date --utc --date=@$(SOURCE_DATE_EPOCH) '+%a %b %d %Y')|g; \
     s|@HEADERS_FROM_LIBDIR@|$(shell realpath -ms --relative-to=$(LIBDIR) $(PREFIX)/include/rsasync)|g'
 
-.PHONY: all library command demo test bench fuzz soak matrix platforms packages depth servers \
+.PHONY: all library command man demo test bench fuzz soak matrix platforms packages depth servers \
     install install-library install-command deb rpm $(PACKAGED) headers clean
 
-all: library $(STATIC) command
+all: library $(STATIC) command man
 
 library:
 	$(CARGO) rustc --release --quiet -p rsasync --lib -- $(LINK)
@@ -74,6 +76,11 @@ command:
 	@mkdir -p $(RELEASE) $(PAPERS)
 	ln -f $(FOLDER)/command/rsasync $(COMMAND)
 	$(COMMAND) generate $(PAPERS)
+
+# From the headers and README.md. With SOURCE_DATE_EPOCH the pages have its date, else none.
+man:
+	@rm -rf $(MAN)
+	$(HERE) run --quiet -p rsasync-papers -- $(MAN)
 
 # One object, in which only the C functions are global: a program may have a Boost.Context or
 # a Rust library of its own, and the linker takes all of this one or nothing. The compiler's
@@ -173,8 +180,9 @@ servers:
 
 install: install-library install-command
 
-install-library: library $(STATIC)
+install-library: library $(STATIC) man
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/rsasync \
+	    $(DESTDIR)$(DATADIR)/man/man3 $(DESTDIR)$(DATADIR)/man/man7 \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/standalone/openssl
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/librsasync.so.$(VERSION)
@@ -189,6 +197,8 @@ install-library: library $(STATIC)
 	$(FILL_IN) src/packaging/rsasync.pc > $(DESTDIR)$(LIBDIR)/pkgconfig/rsasync.pc
 	for file in rsasync-config.cmake rsasync-config-version.cmake; do \
 	    $(FILL_IN) src/packaging/$$file > $(DESTDIR)$(LIBDIR)/cmake/rsasync/$$file || exit; done
+	$(INSTALL) -m 644 $(MAN)/*.3rsasync $(DESTDIR)$(DATADIR)/man/man3/
+	$(INSTALL) -m 644 $(MAN)/rsasync.7 $(DESTDIR)$(DATADIR)/man/man7/
 
 install-command: command
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(DATADIR)/man/man1 \

@@ -61,7 +61,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-fn api() -> BTreeSet<String> {
+pub fn api() -> BTreeSet<String> {
     FUNCTIONS
         .iter()
         .chain(&EXTENSIONS)

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use libtest_mimic::{Failed, Trial};
 
+use crate::exports;
 use harness::check::equal;
 use harness::stage::{
     STAGE, command, library_directory, output_of, shared_library, stdout_of, version,
@@ -50,12 +51,18 @@ fn install() -> Result<(), Failed> {
         "share/fish/vendor_completions.d/rsasync.fish",
     ];
     let of_command = of_command.map(|file| format!("usr/{file}"));
+    let pages = exports::api().into_iter();
+    let pages = pages.map(|name| format!("usr/share/man/man3/{name}.3rsasync"));
+    let pages: Vec<_> = pages
+        .chain(["usr/share/man/man7/rsasync.7".to_owned()])
+        .collect();
     let debugger = format!("usr/share/gdb/auto-load/{library}-gdb.py");
     let wanted = headers
         .iter()
         .chain(&libraries)
         .chain([&library, &debugger])
         .chain(&of_command)
+        .chain(&pages)
         .cloned()
         .collect::<BTreeSet<_>>();
     let installed = stdout_of(

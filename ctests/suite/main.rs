@@ -15,6 +15,7 @@ mod handlers;
 mod headers;
 mod install;
 mod layers;
+mod man_pages;
 mod plain_switch;
 mod probes;
 mod sanitizer_bugs;
@@ -35,6 +36,7 @@ fn main() {
     trials.extend(install::trials());
     trials.extend(build::trials());
     trials.extend(layers::trials());
+    trials.extend(man_pages::trials());
     let mut checks = programs::without_openssl();
     checks.extend(programs::with_openssl(&SYSTEM));
     let of_chapters = chapters::programs(&SYSTEM, &chapters::ALL);
