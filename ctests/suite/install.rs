@@ -37,6 +37,8 @@ fn install() -> Result<(), Failed> {
     let libraries = [
         "usr/lib/librsasync.a".to_owned(),
         "usr/lib/pkgconfig/rsasync.pc".to_owned(),
+        "usr/lib/cmake/rsasync/rsasync-config.cmake".to_owned(),
+        "usr/lib/cmake/rsasync/rsasync-config-version.cmake".to_owned(),
     ];
     let library = format!("usr/lib/librsasync.so.{version}");
     let of_command = [
