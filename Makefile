@@ -30,10 +30,13 @@ RELEASE := $(FOLDER)/release
 SHARED  := $(RELEASE)/librsasync.so
 STATIC  := $(FOLDER)/static/librsasync.a
 COMMAND := $(RELEASE)/rsasync
+# What tells about the library: its man pages, and which crates are in it.
+PAPERS  := $(TARGET)/papers
 # What the command writes about itself: man pages, completions of shells.
-PAPERS  := $(TARGET)/command-papers
-# The man pages of the library.
-MAN     := $(TARGET)/man
+OF_COMMAND := $(TARGET)/command-papers
+# Man pages have the date of SOURCE_DATE_EPOCH, which packagers set, or none: the same sources give the
+# same pages.
+DATE     = $(if $(SOURCE_DATE_EPOCH),$(shell date --utc --date=@$(SOURCE_DATE_EPOCH) +%F))
 PACKAGES := $(TARGET)/packages
 PACKAGED := $(PACKAGES)/rsasync-$(VERSION)
 DEMO    := $(TARGET)/demo
@@ -61,10 +64,10 @@ FILL_IN = sed 's|@VERSION@|$(VERSION)|g; s|@MAJOR@|$(MAJOR)|g; s|@PREFIX@|$(PREF
     s|@DATE@|$(shell LC_ALL=C date --utc --date=@$(SOURCE_DATE_EPOCH) '+%a %b %d %Y')|g; \
     s|@HEADERS_FROM_LIBDIR@|$(shell realpath -ms --relative-to=$(LIBDIR) $(PREFIX)/include/rsasync)|g'
 
-.PHONY: all library command man demo test bench fuzz soak matrix platforms packages depth servers \
+.PHONY: all library command papers demo test bench fuzz soak matrix platforms packages depth servers \
     install install-library install-command deb rpm $(PACKAGED) headers clean
 
-all: library $(STATIC) command man
+all: library $(STATIC) command papers
 
 library:
 	$(CARGO) rustc --release --quiet -p rsasync --lib -- $(LINK)
@@ -72,15 +75,15 @@ library:
 # It stands beside the library, where `rsasync run` finds that.
 command:
 	$(CARGO) rustc --profile command --quiet -p rsasync-command -- $(LINK)
-	@rm -rf $(PAPERS)
-	@mkdir -p $(RELEASE) $(PAPERS)
+	@rm -rf $(OF_COMMAND)
+	@mkdir -p $(RELEASE) $(OF_COMMAND)
 	ln -f $(FOLDER)/command/rsasync $(COMMAND)
-	$(COMMAND) generate $(PAPERS)
+	$(COMMAND) generate $(OF_COMMAND) "$(DATE)"
 
-# From the headers and README.md. With SOURCE_DATE_EPOCH the pages have its date, else none.
-man:
-	@rm -rf $(MAN)
-	$(HERE) run --quiet -p rsasync-papers -- $(MAN)
+# From the headers, README.md and Cargo.lock.
+papers:
+	@rm -rf $(PAPERS)
+	$(HERE) run --quiet -p rsasync-papers -- $(PAPERS) "$(DATE)" $(CARGO_BUILD_TARGET)
 
 # One object, in which only the C functions are global: a program may have a Boost.Context or
 # a Rust library of its own, and the linker takes all of this one or nothing. The compiler's
@@ -180,9 +183,9 @@ servers:
 
 install: install-library install-command
 
-install-library: library $(STATIC) man
+install-library: library $(STATIC) papers
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/rsasync \
-	    $(DESTDIR)$(DATADIR)/man/man3 $(DESTDIR)$(DATADIR)/man/man7 \
+	    $(DESTDIR)$(DATADIR)/man/man3 $(DESTDIR)$(DATADIR)/man/man7 $(DESTDIR)$(DATADIR)/doc/rsasync \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/standalone/openssl
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/librsasync.so.$(VERSION)
@@ -197,19 +200,21 @@ install-library: library $(STATIC) man
 	$(FILL_IN) src/packaging/rsasync.pc > $(DESTDIR)$(LIBDIR)/pkgconfig/rsasync.pc
 	for file in rsasync-config.cmake rsasync-config-version.cmake; do \
 	    $(FILL_IN) src/packaging/$$file > $(DESTDIR)$(LIBDIR)/cmake/rsasync/$$file || exit; done
-	$(INSTALL) -m 644 $(MAN)/*.3rsasync $(DESTDIR)$(DATADIR)/man/man3/
-	$(INSTALL) -m 644 $(MAN)/rsasync.7 $(DESTDIR)$(DATADIR)/man/man7/
+	$(INSTALL) -m 644 $(PAPERS)/*.3rsasync $(DESTDIR)$(DATADIR)/man/man3/
+	$(INSTALL) -m 644 $(PAPERS)/rsasync.7 $(DESTDIR)$(DATADIR)/man/man7/
+	$(INSTALL) -m 644 $(PAPERS)/librsasync.cdx.json $(DESTDIR)$(DATADIR)/doc/rsasync/
 
-install-command: command
-	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(DATADIR)/man/man1 \
+install-command: command papers
+	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(DATADIR)/man/man1 $(DESTDIR)$(DATADIR)/doc/rsasync \
 	    $(DESTDIR)$(DATADIR)/bash-completion/completions \
 	    $(DESTDIR)$(DATADIR)/zsh/site-functions $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
 	$(INSTALL) -m 755 $(COMMAND) $(DESTDIR)$(BINDIR)/
-	$(INSTALL) -m 644 $(PAPERS)/*.1 $(DESTDIR)$(DATADIR)/man/man1/
-	$(INSTALL) -m 644 $(PAPERS)/rsasync.bash \
+	$(INSTALL) -m 644 $(OF_COMMAND)/*.1 $(DESTDIR)$(DATADIR)/man/man1/
+	$(INSTALL) -m 644 $(PAPERS)/rsasync.cdx.json $(DESTDIR)$(DATADIR)/doc/rsasync/
+	$(INSTALL) -m 644 $(OF_COMMAND)/rsasync.bash \
 	    $(DESTDIR)$(DATADIR)/bash-completion/completions/rsasync
-	$(INSTALL) -m 644 $(PAPERS)/_rsasync $(DESTDIR)$(DATADIR)/zsh/site-functions/
-	$(INSTALL) -m 644 $(PAPERS)/rsasync.fish $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/
+	$(INSTALL) -m 644 $(OF_COMMAND)/_rsasync $(DESTDIR)$(DATADIR)/zsh/site-functions/
+	$(INSTALL) -m 644 $(OF_COMMAND)/rsasync.fish $(DESTDIR)$(DATADIR)/fish/vendor_completions.d/
 	$(INSTALL) -d $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)
 	$(INSTALL) -m 644 src/debugger/librsasync-gdb.py \
 	    $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)/librsasync.so.$(VERSION)-gdb.py

@@ -43,6 +43,8 @@ fn install() -> Result<(), Failed> {
     let library = format!("usr/lib/librsasync.so.{version}");
     let of_command = [
         "bin/rsasync",
+        "share/doc/rsasync/librsasync.cdx.json",
+        "share/doc/rsasync/rsasync.cdx.json",
         "share/man/man1/rsasync.1",
         "share/man/man1/rsasync-run.1",
         "share/man/man1/rsasync-check.1",

@@ -16,41 +16,45 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("man_pages::each_function_has_one", each_function),
         Trial::test("man_pages::they_name_functions_that_exist", names),
         Trial::test("man_pages::formatters_have_no_complaint", no_complaint),
+        Trial::test("man_pages::formatters_take_the_commands", of_command),
         Trial::test("man_pages::start_job_tells_each_result", start_job),
         Trial::test("man_pages::get_stats_tells_each_member", get_stats),
         Trial::test("man_pages::overview_has_the_readmes_tables", tables),
     ]
 }
 
-/// A directory with the pages, as `make` writes them for a packager.
+/// A directory with the library's pages, as `make` writes them for a packager.
 fn pages() -> Result<&'static Path, Failed> {
     static PAGES: BuiltOnce = BuiltOnce::new();
     PAGES.get_or_build(|| {
-        let pages = BUILT.join("man");
+        let pages = BUILT.join("papers");
         let mut make = make();
-        make.arg("man").arg(format!("MAN={}", pages.display()));
-        output_of(make.env("SOURCE_DATE_EPOCH", "1000000000"))?;
+        make.arg("papers")
+            .arg(format!("PAPERS={}", pages.display()));
+        output_of(make.env("SOURCE_DATE_EPOCH", DATE))?;
         Ok(pages)
     })
 }
 
+/// 2001-09-09.
+const DATE: &str = "1000000000";
+
 fn files() -> Result<BTreeSet<String>, Failed> {
     let mut files = BTreeSet::new();
     for file in fs::read_dir(pages()?)? {
-        files.insert(file?.file_name().to_string_lossy().into_owned());
+        let name = file?.file_name().to_string_lossy().into_owned();
+        if !name.ends_with(".json") {
+            files.insert(name);
+        }
     }
     Ok(files)
 }
 
 /// A page as a terminal shows it, in ASCII where it has a sign for it. Warnings fail.
-fn shown(file: &str) -> Result<String, Failed> {
+fn shown(file: &Path) -> Result<String, Failed> {
     let mut groff = command("groff", 60);
     groff.args(["-man", "-ww", "-Tutf8", "-rLL=78n"]);
-    let shown = output_of(
-        groff
-            .args(["-P-c", "-P-b", "-P-u", "-P-o"])
-            .arg(pages()?.join(file)),
-    )?;
+    let shown = output_of(groff.args(["-P-c", "-P-b", "-P-u", "-P-o"]).arg(file))?;
     equal(String::from_utf8(shown.stderr)?, String::new())?;
     let is_hyphen = |c| matches!(c, '\u{2010}' | '\u{2212}');
     Ok(String::from_utf8(shown.stdout)?.replace(is_hyphen, "-"))
@@ -72,7 +76,7 @@ fn each_function() -> Result<(), Failed> {
     wanted.insert("rsasync.7".to_owned());
     equal(files()?, wanted)?;
     for name in exports::api() {
-        let page = shown(&file(&name))?;
+        let page = shown(&pages()?.join(file(&name)))?;
         let returns_nothing = section(&page, "SYNOPSIS")?.contains(&format!("void {name}("));
         let tells_result = page.contains("\nRETURN VALUE\n");
         let why = format!("{name}: a result without words, or words without a result");
@@ -83,7 +87,7 @@ fn each_function() -> Result<(), Failed> {
 
 fn names() -> Result<(), Failed> {
     for file in files()? {
-        let page = shown(&file)?;
+        let page = shown(&pages()?.join(&file))?;
         // The first and the last line have the title, in capitals.
         let (_, page) = page.split_once('\n').ok_or("a page of one line")?;
         let (page, _) = page.trim_end().rsplit_once('\n').ok_or("a page of two")?;
@@ -116,8 +120,27 @@ fn no_complaint() -> Result<(), Failed> {
     Ok(())
 }
 
+/// The library that writes them has its own style, so only what it does wrong counts.
+fn of_command() -> Result<(), Failed> {
+    let pages = BUILT.join("of-command");
+    let mut make = make();
+    make.arg("command")
+        .arg(format!("OF_COMMAND={}", pages.display()));
+    output_of(make.env("SOURCE_DATE_EPOCH", DATE))?;
+    for name in ["", "-run", "-check", "-status", "-jobs"] {
+        let page = pages.join(format!("rsasync{name}.1"));
+        let mut mandoc = command("mandoc", 60);
+        let lint = output_of(mandoc.args(["-Tlint", "-Wwarning"]).arg(&page))?;
+        equal(String::from_utf8(lint.stdout)?, String::new())?;
+        let page = shown(&page)?;
+        let others = section(&page, "SEE ALSO")?;
+        expect(others.contains("rsasync(7)"), others)?;
+    }
+    Ok(())
+}
+
 fn start_job() -> Result<(), Failed> {
-    let page = shown("ASYNC_start_job.3rsasync")?;
+    let page = shown(&pages()?.join("ASYNC_start_job.3rsasync"))?;
     let tags = |heading| {
         let lines = section(&page, heading)?.lines();
         let tags = lines.filter_map(|line| line.strip_prefix("       "));
@@ -151,7 +174,7 @@ fn start_job() -> Result<(), Failed> {
 }
 
 fn get_stats() -> Result<(), Failed> {
-    let page = shown("RSASYNC_get_stats.3rsasync")?;
+    let page = shown(&pages()?.join("RSASYNC_get_stats.3rsasync"))?;
     let description = section(&page, "DESCRIPTION")?;
     let header = fs::read_to_string(ROOT.join("include/rsasync.h"))?;
     let members = header
@@ -170,7 +193,7 @@ fn get_stats() -> Result<(), Failed> {
 /// Each cell of the tables that the page is made of, but for the names of tests.
 fn tables() -> Result<(), Failed> {
     let readme = fs::read_to_string(ROOT.join("README.md"))?;
-    let page = shown("rsasync.7")?;
+    let page = shown(&pages()?.join("rsasync.7"))?;
     for (of_readme, of_page, rows_at_least) in [
         ("Environment", "ENVIRONMENT", 5),
         (

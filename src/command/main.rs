@@ -9,6 +9,7 @@ mod jobs;
 mod library;
 mod memory;
 mod objects;
+mod papers;
 mod process;
 mod prometheus;
 mod run;
@@ -67,7 +68,12 @@ enum Subcommands {
     Jobs(Jobs),
     /// Writes the man pages and the completions of shells into a directory
     #[command(hide = true)]
-    Generate { directory: PathBuf },
+    Generate {
+        directory: PathBuf,
+        /// Of the man pages
+        #[arg(default_value = "")]
+        date: String,
+    },
 }
 
 /// What programs that read the output of `status` want to know.
@@ -189,24 +195,14 @@ fn main() -> ExitCode {
             ..
         }) => jobs::of_core(&core, &exe),
         Subcommands::Jobs(it) => jobs::of_process(it.pid.unwrap_or(0), it.interval),
-        Subcommands::Generate { directory } => generate(&directory),
+        Subcommands::Generate { directory, date } => {
+            papers::write(&mut Arguments::command(), &directory, &date)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|why| error::Error::new(why.to_string()))
+        }
     };
     done.unwrap_or_else(|error| {
         anstream::eprintln!("rsasync: {error}");
         ExitCode::from(2)
     })
-}
-
-fn generate(directory: &std::path::Path) -> error::Result<ExitCode> {
-    let io = |error: std::io::Error| error::Error::new(error.to_string());
-    let mut command = Arguments::command();
-    for shell in [
-        clap_complete::Shell::Bash,
-        clap_complete::Shell::Zsh,
-        clap_complete::Shell::Fish,
-    ] {
-        clap_complete::generate_to(shell, &mut command, "rsasync", directory).map_err(io)?;
-    }
-    clap_mangen::generate_to(command, directory).map_err(io)?;
-    Ok(ExitCode::SUCCESS)
 }

@@ -7,8 +7,8 @@ use crate::header::{Declaration, Kind};
 use crate::page::{FUNCTIONS, Page};
 use crate::roff::{bold, italic, roman};
 
-pub fn page(it: &Declaration, all: &[Declaration]) -> Result<String, String> {
-    let mut page = Page::new(&it.name, FUNCTIONS, &it.comment.summary());
+pub fn page(it: &Declaration, all: &[Declaration], date: &str) -> Result<String, String> {
+    let mut page = Page::new(&it.name, FUNCTIONS, &it.comment.summary(), date);
     page.section("LIBRARY");
     let [flag, other] = ["-lrsasync", "pkg-config --cflags --libs rsasync"].map(bold);
     page.paragraph(&format!(

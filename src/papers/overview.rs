@@ -5,9 +5,9 @@ use crate::page::{FUNCTIONS, Page};
 use crate::readme::{section, write};
 use crate::roff::{bold, roman};
 
-pub fn page(all: &[Declaration]) -> Result<String, String> {
+pub fn page(all: &[Declaration], date: &str) -> Result<String, String> {
     let summary = "OpenSSL's asynchronous jobs, as a shared library of their own";
-    let mut page = Page::new("rsasync", "7", summary);
+    let mut page = Page::new("rsasync", "7", summary, date);
     page.section("DESCRIPTION");
     let introduction = section("rsasync")?.split("\n\n").next();
     write(&mut page, introduction.unwrap_or_default());

@@ -1,8 +1,5 @@
 //! A man page: its parts.
 
-use std::env;
-use std::time::{Duration, UNIX_EPOCH};
-
 use crate::roff::{COLUMNS, roman, without_requests, wrapped};
 
 /// The section of the functions' pages.
@@ -12,8 +9,8 @@ pub const FUNCTIONS: &str = "3rsasync";
 pub struct Page(String);
 
 impl Page {
-    pub fn new(name: &str, section: &str, summary: &str) -> Self {
-        let (title, date) = (name.to_uppercase(), date());
+    pub fn new(name: &str, section: &str, summary: &str, date: &str) -> Self {
+        let title = name.to_uppercase();
         let source = concat!("rsasync ", env!("CARGO_PKG_VERSION"));
         let mut page = Self(String::new());
         page.request(&format!("TH {title} {section} \"{date}\" \"{source}\""));
@@ -96,15 +93,4 @@ impl Page {
         let pages = pages.map(|(section, name)| format!(".BR {} ({section})", roman(name)));
         self.0 + &pages.collect::<Vec<_>>().join(",\n") + "\n"
     }
-}
-
-/// That of SOURCE_DATE_EPOCH, which packagers set, or none: the same source gives the same page.
-fn date() -> String {
-    let seconds = env::var("SOURCE_DATE_EPOCH").unwrap_or_default();
-    let Ok(seconds) = seconds.parse() else {
-        return String::new();
-    };
-    let time = UNIX_EPOCH + Duration::from_secs(seconds);
-    let time = humantime::format_rfc3339_seconds(time).to_string();
-    time[.."2001-09-09".len()].to_owned()
 }

@@ -140,7 +140,7 @@ pub fn papers() -> Result<(), Failed> {
     ] {
         let text = fs::read_to_string(share.join("man/man1").join(page))?;
         expect(
-            text.contains(".TH rsasync") && text.contains(words),
+            text.contains(".TH RSASYNC") && text.contains(words),
             format!("{page}:\n{text}"),
         )?;
     }
