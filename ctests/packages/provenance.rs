@@ -11,7 +11,7 @@ use cyclonedx_bom::prelude::{Bom, Validate};
 use libtest_mimic::Failed;
 
 use harness::check::{Check, equal, expect};
-use harness::stage::{BuiltOnce, ROOT, command, make, output_of, shell_line, version};
+use harness::stage::{BuiltOnce, ROOT, command, make, output_of, shell_line, stdout_of, version};
 
 use crate::FOLDER;
 use crate::kind::Kind;
@@ -125,28 +125,48 @@ fn recorded_abi() -> Result<(), Failed> {
     })
 }
 
-/// The list of crates that is installed with a binary is valid, and the one that cargo-auditable put
-/// into the binary.
+/// The list of crates that is installed with a binary is valid. It has all that left code in the
+/// binary, and none that cargo-auditable does not name there, which also names what only other packages
+/// of the workspace ask for.
 fn same_crates(binary: &str, list: &str) -> Result<(), Failed> {
-    let (binary, list) = (
-        unpacked()?.join(&binary[1..]),
-        unpacked()?.join("usr/share/doc").join(list),
-    );
-    let inside = audit_info_from_file(&binary, Limits::default());
-    let inside = inside.map_err(|why| format!("{}: {why}", binary.display()))?;
-    let inside = inside.packages.iter();
-    let inside = inside.map(|it| (it.name.clone(), it.version.to_string()));
-
+    let folder = unpacked()?;
+    let binary = folder.join(&binary[1..]);
+    let list = folder.join("usr/share/doc").join(list);
     let text = fs::read(&list).map_err(|why| format!("{}: {why}", list.display()))?;
     let bom = Bom::parse_from_json(&*text).map_err(|why| why.to_string())?;
     let complaints = bom.validate();
     expect(complaints.passed(), format!("{complaints:?}"))?;
-    let root = bom.metadata.and_then(|it| it.component);
     let components = bom.components.map(|it| it.0).unwrap_or_default();
-    let listed = components.into_iter().chain(root).map(|it| {
+    let listed = components.into_iter().map(|it| {
         let version = it.version.map(|it| it.to_string());
-        (it.name.to_string(), version.unwrap_or_default())
+        format!("{}-{}", it.name, version.unwrap_or_default())
     });
-    let listed = listed.filter(|(name, _)| name != "rust-std");
-    equal(listed.collect::<BTreeSet<_>>(), inside.collect())
+    let of_compiler = |it: &String| it.starts_with("rust-std-");
+    let listed: BTreeSet<_> = listed.filter(|it| !of_compiler(it)).collect();
+
+    let auditable = audit_info_from_file(&binary, Limits::default());
+    let auditable = auditable.map_err(|why| format!("{}: {why}", binary.display()))?;
+    let auditable = auditable.packages.iter();
+    let auditable = auditable.map(|it| format!("{}-{}", it.name, it.version));
+    let unknown: Vec<_> = listed.difference(&auditable.collect()).cloned().collect();
+    equal(unknown, Vec::new())?;
+    let left_code = that_left_code(&binary)?;
+    expect(!left_code.is_empty(), "no crate left any code")?;
+    let missing: Vec<_> = left_code.difference(&listed).cloned().collect();
+    equal(missing, Vec::new())
+}
+
+/// The crates whose files the binary's debug symbols name.
+fn that_left_code(binary: &Path) -> Result<BTreeSet<String>, Failed> {
+    let notes = stdout_of(command("readelf", 60).arg("--notes").arg(binary))?;
+    let (_, id) = notes.split_once("Build ID: ").ok_or("no build id")?;
+    let id = id.split_whitespace().next().unwrap_or_default();
+    let (first, rest) = id.split_at_checked(2).ok_or("no build id")?;
+    let symbols = unpacked()?.join(format!("usr/lib/debug/.build-id/{first}/{rest}.debug"));
+    let mut readelf = command("readelf", 60);
+    readelf.args(["--decompress", "-p", ".debug_str", "-p", ".debug_line_str"]);
+    let texts = stdout_of(readelf.arg(symbols))?;
+    let paths = texts.split("/usr/share/cargo/vendor/").skip(1);
+    let crates = paths.filter_map(|path| path.split(['/', '\n']).next());
+    Ok(crates.map(str::to_owned).collect())
 }
