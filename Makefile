@@ -90,7 +90,7 @@ papers:
 # intermediate code in Rust's objects is removed, as it confuses the plug-ins of some linkers.
 $(STATIC): library
 	@mkdir -p $(@D)
-	$(LD) -r -u ASYNC_start_job $(RELEASE)/librsasync.a -o $(@D)/rsasync.o
+	$(LD) -r --no-eh-frame-hdr -u ASYNC_start_job $(RELEASE)/librsasync.a -o $(@D)/rsasync.o
 	$(OBJCOPY) --strip-debug --remove-section='.llvm*' --wildcard \
 	    --keep-global-symbol='ASYNC_*' --keep-global-symbol='RSASYNC_*' \
 	    --keep-global-symbol=_.stapsdt.base $(@D)/rsasync.o

@@ -54,6 +54,11 @@ pub fn trials() -> Vec<Trial> {
             needed_libraries,
         ),
         Trial::test("surface::shared_library_uses_no_ucontext", no_ucontext),
+        Trial::test("surface::shared_library_loads_on_glibc_2_34", oldest_glibc),
+        Trial::test(
+            "surface::no_library_claims_to_know_shadow_stacks",
+            no_shadow_stacks,
+        ),
         Trial::test(
             "surface::shared_library_stays_loaded_and_has_its_soname",
             dynamic_flags,
@@ -131,6 +136,31 @@ fn no_ucontext() -> Result<(), Failed> {
     for function in ["getcontext", "makecontext", "setcontext", "swapcontext"] {
         let is_imported = imports.contains(function);
         expect(!is_imported, format!("the library imports {function}"))?;
+    }
+    Ok(())
+}
+
+/// What the README says. gcc's unwinder, which is linked into the library, asks for one function more
+/// where it is that of gcc 12 or later.
+fn oldest_glibc() -> Result<(), Failed> {
+    let mut nm = command("nm", 60);
+    let imports = stdout_of(nm.args(["-D", "--undefined-only"]).arg(shared_library()))?;
+    let versions = imports.lines().filter_map(|line| {
+        let (name, version) = line.split_once("@GLIBC_2.")?;
+        let is_unwinders = name.ends_with(" _dl_find_object");
+        let minor = version.split('.').next()?.parse::<u32>().ok()?;
+        (!is_unwinders).then_some(minor)
+    });
+    equal(versions.max(), Some(34))
+}
+
+/// A switch to another stack ends a process that has one. Without the note glibc turns it off.
+fn no_shadow_stacks() -> Result<(), Failed> {
+    for library in [shared_library(), library_directory().join("librsasync.a")] {
+        let mut readelf = command("readelf", 60);
+        let notes = stdout_of(readelf.args(["--notes", "--wide"]).arg(library))?;
+        expect(notes.contains("stapsdt"), "readelf shows no notes")?;
+        expect(!notes.contains("SHSTK"), notes)?;
     }
     Ok(())
 }
