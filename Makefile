@@ -163,7 +163,7 @@ platforms:
 # Debian and RPM packages, built without a network, linted, and installed, used, upgraded and removed in
 # a clean system. FLAGS go to the program: --short, and a word of the checks' names. As root on Debian.
 packages:
-	@sh ctests/packages/prepare $(PACKAGES)
+	@sh ctests/packages/prepare $(PACKAGES) $(filter --short,$(FLAGS))
 	$(HERE) build --quiet -p ctests --bin packages
 	$(TARGET)/debug/packages $(FLAGS)
 

@@ -34,6 +34,7 @@ pub fn checks(short: bool) -> Vec<Check> {
         }),
     ];
     if !short {
+        checks.push(Check::new("library::is_installed_by_cargo_c", by_cargo_c));
         checks.push(Check::new("deb::is_the_same_from_another_folder", || {
             same_files(&Kind::Deb.built(1)?, &packaged("of/its/own")?)
         }));
@@ -75,6 +76,36 @@ fn packaged(folder: &str) -> Result<PathBuf, Failed> {
     let target = sources.join("target");
     Kind::Deb.make(&sources, &target, 1)?;
     Kind::Deb.keep(&target.join("packages"), &target.join("kept"))
+}
+
+/// The files that cargo-c knows of, and the same flags and functions.
+fn by_cargo_c() -> Result<(), Failed> {
+    let (sources, made) = (sources("cargo-c")?, installed("make")?);
+    let destination = sources.join("installed");
+    let mut cinstall = command(FOLDER.join("tools/bin/cargo-cinstall"), 600);
+    cinstall.args(["cinstall", "--package", "rsasync", "--prefix", "/usr"]);
+    cinstall
+        .args(["--libdir", "/usr/lib", "--destdir"])
+        .arg(&destination);
+    output_of(cinstall.current_dir(&sources))?;
+    let files = |of: &Path| -> Result<Vec<String>, Failed> {
+        let mut find = command("find", 60);
+        find.current_dir(of).args(["usr", "!", "-type", "d"]);
+        let mut files: Vec<_> = stdout_of(&mut find)?.lines().map(str::to_owned).collect();
+        files.retain(|file| !file.contains("/cmake/") && !file.starts_with("usr/share/"));
+        files.sort();
+        Ok(files)
+    };
+    equal(files(&destination)?, files(&made)?)?;
+    let flags = |of: &Path| {
+        let mut pkg_config = command("pkg-config", 60);
+        pkg_config.env("PKG_CONFIG_PATH", of.join("usr/lib/pkgconfig"));
+        stdout_of(pkg_config.args(["--cflags", "--libs", "--modversion", "rsasync"]))
+    };
+    equal(flags(&destination)?, flags(&made)?)?;
+    let library = |of: &Path| of.join("usr/lib/librsasync.so.0");
+    let mut diff = command("abidiff", 60);
+    output_of(diff.arg(library(&made)).arg(library(&destination))).map(drop)
 }
 
 fn same_files(one: &Path, other: &Path) -> Result<(), Failed> {

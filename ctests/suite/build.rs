@@ -127,7 +127,7 @@ fn install() -> Result<(), Failed> {
         let pc = fs::read_to_string(libraries.join("pkgconfig/rsasync.pc"))?;
         for line in [
             "libdir=/opt/trial/lib/multiarch\n",
-            "includedir=/opt/trial/include/rsasync\n",
+            "includedir=/opt/trial/include\n",
         ] {
             expect(pc.contains(line), format!("no {line}in rsasync.pc:\n{pc}"))?;
         }
