@@ -21,9 +21,11 @@ INSTALL ?= install
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 MAJOR   := $(firstword $(subst ., ,$(VERSION)))
+# `sudo make install` finds no cargo that rustup installed: it installs what was made before.
+HAS_CARGO := $(shell command -v $(firstword $(CARGO)))
 # Cargo's own answer, as a configuration file can set it too.
-TARGET  := $(shell $(CARGO) metadata --no-deps --format-version 1 \
-               | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+TARGET  := $(or $(if $(HAS_CARGO),$(shell $(CARGO) metadata --no-deps --format-version 1 \
+               | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')),$(CARGO_TARGET_DIR),$(CURDIR)/target)
 # Cargo has a folder for each target that it is told.
 FOLDER  := $(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))
 RELEASE := $(FOLDER)/release
@@ -59,10 +61,8 @@ LINK    := -C linker=$(firstword $(LINKER)) \
     $(patsubst %,-C link-arg=%,$(wordlist 2,$(words $(LINKER)),$(LINKER)) $(LDFLAGS))
 
 # Puts the version and the places into a file that tells other programs of them.
-FILL_IN = sed 's|@VERSION@|$(VERSION)|g; s|@MAJOR@|$(MAJOR)|g; s|@PREFIX@|$(PREFIX)|g; s|@LIBDIR@|$(LIBDIR)|g; \
-    s|@REVISION@|$(REVISION)|g; s|@MAINTAINER@|$(MAINTAINER)|g; \
-    s|@DATE@|$(shell LC_ALL=C date --utc --date=@$(SOURCE_DATE_EPOCH) '+%a %b %d %Y')|g; \
-    s|@HEADERS_FROM_LIBDIR@|$(shell realpath -ms --relative-to=$(LIBDIR) $(PREFIX)/include/rsasync)|g'
+FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g; s|@MAJOR@|$(MAJOR)|g; s|@PREFIX@|$(PREFIX)|g; s|@LIBDIR@|$(LIBDIR)|g' \
+    -e 's|@HEADERS_FROM_LIBDIR@|$(shell realpath -ms --relative-to=$(LIBDIR) $(PREFIX)/include/rsasync)|g'
 
 .PHONY: all library command papers demo test bench fuzz soak matrix platforms packages depth servers \
     install install-library install-command deb rpm $(PACKAGED) headers clean
@@ -90,7 +90,7 @@ papers:
 # intermediate code in Rust's objects is removed, as it confuses the plug-ins of some linkers.
 $(STATIC): library
 	@mkdir -p $(@D)
-	$(LD) -r --no-eh-frame-hdr -u ASYNC_start_job $(RELEASE)/librsasync.a -o $(@D)/rsasync.o
+	$(LD) -r -u ASYNC_start_job $(RELEASE)/librsasync.a -o $(@D)/rsasync.o
 	$(OBJCOPY) --strip-debug --remove-section='.llvm*' --wildcard \
 	    --keep-global-symbol='ASYNC_*' --keep-global-symbol='RSASYNC_*' \
 	    --keep-global-symbol=_.stapsdt.base $(@D)/rsasync.o
@@ -183,7 +183,7 @@ servers:
 
 install: install-library install-command
 
-install-library: library $(STATIC) papers
+install-library: $(if $(HAS_CARGO),library $(STATIC) papers)
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/rsasync \
 	    $(DESTDIR)$(DATADIR)/man/man3 $(DESTDIR)$(DATADIR)/man/man7 $(DESTDIR)$(DATADIR)/doc/rsasync \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl \
@@ -204,7 +204,7 @@ install-library: library $(STATIC) papers
 	$(INSTALL) -m 644 $(PAPERS)/rsasync.7 $(DESTDIR)$(DATADIR)/man/man7/
 	$(INSTALL) -m 644 $(PAPERS)/librsasync.cdx.json $(DESTDIR)$(DATADIR)/doc/rsasync/
 
-install-command: command papers
+install-command: $(if $(HAS_CARGO),command papers)
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(DATADIR)/man/man1 $(DESTDIR)$(DATADIR)/doc/rsasync \
 	    $(DESTDIR)$(DATADIR)/bash-completion/completions \
 	    $(DESTDIR)$(DATADIR)/zsh/site-functions $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
@@ -222,8 +222,12 @@ install-command: command papers
 # Packages of this tree, in target/packages. REVISION tells one of the same version from another;
 # MAINTAINER is who answers for them.
 REVISION   ?= 1
-MAINTAINER ?= $(shell git log -1 --format='%cn <%ce>')
+MAINTAINER ?= $(shell git log -1 --format='%cn <%ce>' 2> /dev/null || echo '$(USER) <$(USER)@localhost>')
 deb rpm: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || stat -c %Y Cargo.toml)
+
+# What the packages' own files tell besides.
+OF_PACKAGER = -e 's|@REVISION@|$(REVISION)|g; s|@MAINTAINER@|$(MAINTAINER)|g' \
+    -e 's|@DATE@|$(shell LC_ALL=C date --utc --date=@$(SOURCE_DATE_EPOCH) '+%a %b %d %Y')|g'
 
 # debhelper has a home of its own, in which no cargo would find anything.
 OF_PACKAGES = CARGO_TARGET_DIR=$(PACKAGES)/cargo CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo} \
@@ -238,7 +242,7 @@ $(PACKAGED):
 
 deb: $(PACKAGED)
 	cp -r src/packaging/debian $(PACKAGED)
-	$(FILL_IN) src/packaging/debian/control > $(PACKAGED)/debian/control
+	$(FILL_IN) $(OF_PACKAGER) src/packaging/debian/control > $(PACKAGED)/debian/control
 	printf '%s\n' 'rsasync ($(VERSION)-$(REVISION)) unstable; urgency=medium' '' \
 	    '  * Version $(VERSION).' '' \
 	    ' -- $(MAINTAINER)  '"$$(date --utc --rfc-email --date=@$(SOURCE_DATE_EPOCH))" \
@@ -248,7 +252,7 @@ deb: $(PACKAGED)
 
 # On Debian rpm knows of no compiler, and has to be told not to ask for one.
 rpm: $(PACKAGED)
-	$(FILL_IN) src/packaging/rsasync.spec > $(PACKAGES)/rsasync.spec
+	$(FILL_IN) $(OF_PACKAGER) src/packaging/rsasync.spec > $(PACKAGES)/rsasync.spec
 	cd $(PACKAGED) && $(OF_PACKAGES) \
 	    rpmbuild -bb --build-in-place --define '_rpmdir $(PACKAGES)' \
 	    $(if $(wildcard /var/lib/dpkg/status),--nodeps) $(PACKAGES)/rsasync.spec

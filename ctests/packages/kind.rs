@@ -60,7 +60,7 @@ impl Kind {
         }
     }
 
-    /// The README's line that installs packages, without the `make` before it.
+    /// The README's line that installs packages, without the `make` before it, as root types it.
     pub fn installation(self) -> Result<String, Failed> {
         let readme = fs::read_to_string(ROOT.join("README.md"))?;
         let make = format!("`make {} && ", self.name());
@@ -68,7 +68,7 @@ impl Kind {
             .split_once(&make)
             .ok_or_else(|| format!("the README does not have {make}"))?;
         let end = line.find('`').ok_or("the README's line has no end")?;
-        Ok(line[..end].to_owned())
+        Ok(line[..end].replace("sudo ", ""))
     }
 
     /// The folder below target/packages that this line installs from.

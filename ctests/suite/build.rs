@@ -139,7 +139,17 @@ fn install() -> Result<(), Failed> {
         expect(
             notes.contains("Build ID: 74726961"),
             "LDFLAGS did not reach the library",
-        )
+        )?;
+
+        // As root, who has no cargo.
+        let again = tempfile::tempdir()?;
+        let mut make = make_with(&compiler);
+        make.args(["install", "CARGO=no-such-cargo", "PREFIX=/opt/trial"]);
+        make.arg("LIBDIR=/opt/trial/lib/multiarch");
+        output_of(make.arg(format!("DESTDIR={}", again.path().display())))?;
+        let mut diff = Command::new("diff");
+        diff.args(["--recursive", "--no-dereference"]);
+        output_of(diff.arg(destination.path()).arg(again.path())).map(drop)
     })
 }
 
