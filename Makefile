@@ -21,11 +21,12 @@ INSTALL ?= install
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 MAJOR   := $(firstword $(subst ., ,$(VERSION)))
-# `sudo make install` finds no cargo that rustup installed: it installs what was made before.
-HAS_CARGO := $(shell command -v $(firstword $(CARGO)))
+# Root has another cargo than who built, or none: `sudo make install` installs what was made before.
+HAS_CARGO := $(if $(SUDO_USER),,$(shell command -v $(firstword $(CARGO))))
 # Cargo's own answer, as a configuration file can set it too.
 TARGET  := $(or $(if $(HAS_CARGO),$(shell $(CARGO) metadata --no-deps --format-version 1 \
                | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')),$(CARGO_TARGET_DIR),$(CURDIR)/target)
+$(if $(word 2,$(TARGET)),$(error make can't build in a folder with a space in its name: $(TARGET)))
 # Cargo has a folder for each target that it is told.
 FOLDER  := $(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))
 RELEASE := $(FOLDER)/release
@@ -40,7 +41,6 @@ OF_COMMAND := $(TARGET)/command-papers
 # same pages.
 DATE     = $(if $(SOURCE_DATE_EPOCH),$(shell date --utc --date=@$(SOURCE_DATE_EPOCH) +%F))
 PACKAGES := $(TARGET)/packages
-PACKAGED := $(PACKAGES)/rsasync-$(VERSION)
 DEMO    := $(TARGET)/demo
 SOAK    := $(TARGET)/soak
 
@@ -60,12 +60,15 @@ LINKER := $(filter-out ccache distcc sccache,$(CC))
 LINK    := -C linker=$(firstword $(LINKER)) \
     $(patsubst %,-C link-arg=%,$(wordlist 2,$(words $(LINKER)),$(LINKER)) $(LDFLAGS))
 
+# Where CMake finds the headers: from LIBDIR up to PREFIX, so that the tree may be moved.
+HEADERS := $(if $(filter $(PREFIX)/%,$(LIBDIR)),$(subst $() ,,$(patsubst %,../,$(subst \
+    /, ,$(LIBDIR:$(PREFIX)/%=%)))),$(PREFIX)/)include/rsasync
 # Puts the version and the places into a file that tells other programs of them.
-FILL_IN = sed -e 's|@VERSION@|$(VERSION)|g; s|@MAJOR@|$(MAJOR)|g; s|@PREFIX@|$(PREFIX)|g; s|@LIBDIR@|$(LIBDIR)|g' \
-    -e 's|@HEADERS_FROM_LIBDIR@|$(shell realpath -ms --relative-to=$(LIBDIR) $(PREFIX)/include/rsasync)|g'
+FILL_IN = sed 's|@VERSION@|$(VERSION)|g; s|@MAJOR@|$(MAJOR)|g; s|@PREFIX@|$(PREFIX)|g; \
+    s|@LIBDIR@|$(LIBDIR)|g; s|@HEADERS@|$(HEADERS)|g'
 
 .PHONY: all library command papers demo test bench fuzz soak matrix platforms packages depth servers \
-    install install-library install-command deb rpm $(PACKAGED) headers clean
+    install install-library install-command deb rpm sources headers clean
 
 all: library $(STATIC) command papers
 
@@ -184,6 +187,7 @@ servers:
 install: install-library install-command
 
 install-library: $(if $(HAS_CARGO),library $(STATIC) papers)
+	@test -e $(SHARED) || { echo 'there is no $(SHARED) to install: run make before' >&2; exit 1; }
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/rsasync \
 	    $(DESTDIR)$(DATADIR)/man/man3 $(DESTDIR)$(DATADIR)/man/man7 $(DESTDIR)$(DATADIR)/doc/rsasync \
 	    $(DESTDIR)$(PREFIX)/include/rsasync/openssl \
@@ -220,41 +224,53 @@ install-command: $(if $(HAS_CARGO),command papers)
 	    $(DESTDIR)$(GDB_AUTO_LOAD)$(LIBDIR)/librsasync.so.$(VERSION)-gdb.py
 
 # Packages of this tree, in target/packages. REVISION tells one of the same version from another;
-# MAINTAINER is who answers for them.
+# MAINTAINER is who answers for them. With cargo-auditable binaries tell their crates themselves.
 REVISION   ?= 1
-MAINTAINER ?= $(shell git log -1 --format='%cn <%ce>' 2> /dev/null || echo '$(USER) <$(USER)@localhost>')
+MAINTAINER ?= $(shell git log -1 --format='%cn <%ce>' 2> /dev/null || echo "$$USER <$$USER@localhost>")
+deb rpm: export MAINTAINER := $(MAINTAINER)
 deb rpm: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || stat -c %Y Cargo.toml)
-
-# What the packages' own files tell besides.
-OF_PACKAGER = -e 's|@REVISION@|$(REVISION)|g; s|@MAINTAINER@|$(MAINTAINER)|g' \
-    -e 's|@DATE@|$(shell LC_ALL=C date --utc --date=@$(SOURCE_DATE_EPOCH) '+%a %b %d %Y')|g'
-
+deb rpm: export CARGO := $(if $(shell command -v cargo-auditable),cargo auditable,$(CARGO))
 # debhelper has a home of its own, in which no cargo would find anything.
-OF_PACKAGES = CARGO_TARGET_DIR=$(PACKAGES)/cargo CARGO_HOME=$${CARGO_HOME:-$$HOME/.cargo} \
-    RUSTUP_HOME=$${RUSTUP_HOME:-$$HOME/.rustup}
+deb rpm: export CARGO_HOME := $(or $(CARGO_HOME),$(HOME)/.cargo)
+deb rpm: export RUSTUP_HOME := $(or $(RUSTUP_HOME),$(HOME)/.rustup)
+deb rpm: export CARGO_TARGET_DIR := $(PACKAGES)/cargo
 
-# The sources as a packager unpacks them. Both kinds are built in this one place, by one build.
-$(PACKAGED):
-	rm -rf $@
-	mkdir -p $@
+# The sources as a packager unpacks them. Both kinds are built in this one place, one after the other, so
+# that they share what cargo builds.
+PACKAGED := $(PACKAGES)/rsasync-$(VERSION)
+define UNPACK
+	rm -rf $(PACKAGED)
+	mkdir -p $(PACKAGED)
 	cp -a $(wildcard .cargo vendor) Cargo.lock Cargo.toml LICENSE Makefile README.md build.rs \
-	    cbindgen.toml ctests examples include src $@
+	    cbindgen.toml ctests examples include src $(PACKAGED)
+endef
+rpm: | $(filter deb,$(MAKECMDGOALS))
+sources:
+	$(UNPACK)
 
-deb: $(PACKAGED)
+# A name may have any character, so it goes through the environment.
+BY_MAINTAINER = awk '{ at = index($$0, "@MAINTAINER@") } \
+    at { $$0 = substr($$0, 1, at - 1) ENVIRON["MAINTAINER"] substr($$0, at + 12) } { print }'
+
+deb:
+	$(UNPACK)
+	rm -f $(PACKAGES)/*.deb
 	cp -r src/packaging/debian $(PACKAGED)
-	$(FILL_IN) $(OF_PACKAGER) src/packaging/debian/control > $(PACKAGED)/debian/control
+	$(BY_MAINTAINER) src/packaging/debian/control > $(PACKAGED)/debian/control
 	printf '%s\n' 'rsasync ($(VERSION)-$(REVISION)) unstable; urgency=medium' '' \
-	    '  * Version $(VERSION).' '' \
-	    ' -- $(MAINTAINER)  '"$$(date --utc --rfc-email --date=@$(SOURCE_DATE_EPOCH))" \
+	    '  * Version $(VERSION).' '' " -- $$MAINTAINER  $$(date -u -R -d @$$SOURCE_DATE_EPOCH)" \
 	    > $(PACKAGED)/debian/changelog
-	cd $(PACKAGED) && $(OF_PACKAGES) \
-	    dpkg-buildpackage --build=binary --no-sign --build-profiles=pkg.rsasync.rustup
+	cd $(PACKAGED) && dpkg-buildpackage --build=binary --no-sign --build-profiles=pkg.rsasync.rustup
 
 # On Debian rpm knows of no compiler, and has to be told not to ask for one.
-rpm: $(PACKAGED)
-	$(FILL_IN) $(OF_PACKAGER) src/packaging/rsasync.spec > $(PACKAGES)/rsasync.spec
-	cd $(PACKAGED) && $(OF_PACKAGES) \
-	    rpmbuild -bb --build-in-place --define '_rpmdir $(PACKAGES)' \
+rpm:
+	$(UNPACK)
+	rm -f $(PACKAGES)/*/*.rpm
+	$(FILL_IN) src/packaging/rsasync.spec | sed "s|@REVISION@|$(REVISION)|g; \
+	    s|@DATE@|$$(LC_ALL=C date -u -d @$$SOURCE_DATE_EPOCH '+%a %b %d %Y')|" \
+	    | $(BY_MAINTAINER) > $(PACKAGES)/rsasync.spec
+	cd $(PACKAGED) && rpmbuild -bb --build-in-place --with rustup --define '_rpmdir $(PACKAGES)' \
+	    --define '_topdir $(PACKAGES)/rpmbuild' \
 	    $(if $(wildcard /var/lib/dpkg/status),--nodeps) $(PACKAGES)/rsasync.spec
 
 # Generates the C headers from the Rust source.

@@ -37,6 +37,17 @@ impl Kind {
         }
     }
 
+    /// What a clean Debian's tools have to be told to look where such a system's do by themselves.
+    pub fn searching(self) -> &'static str {
+        match self {
+            Self::Deb => "",
+            Self::Rpm => {
+                "export PKG_CONFIG_PATH=/usr/lib64/pkgconfig LIBRARY_PATH=/usr/lib64 \
+                 rsasync_DIR=/usr/lib64/cmake/rsasync;"
+            }
+        }
+    }
+
     pub fn documents(self) -> Result<String, Failed> {
         Ok(match self {
             Self::Deb => "/usr/share/doc/rsasync".to_owned(),
@@ -106,10 +117,8 @@ impl Kind {
 
     /// Makes the packages from these sources.
     pub fn make(self, sources: &Path, target: &Path, revision: u32) -> Result<(), Failed> {
-        let old = self.packages(&target.join("packages").join(self.folder()))?;
-        old.iter().try_for_each(fs::remove_file)?;
         let mut unshare = command("unshare", 900);
-        unshare.args(["--net", "make", self.name(), "CARGO=cargo auditable"]);
+        unshare.args(["--net", "make", self.name()]);
         unshare
             .arg(format!("REVISION={revision}"))
             .current_dir(sources);
@@ -155,7 +164,6 @@ impl Kind {
             Self::Rpm => {
                 fs::write(root.path("/etc/ld.so.conf.d/lib64.conf"), "/usr/lib64\n")?;
                 for folder in [
-                    "/usr/lib64/cmake",
                     "/usr/lib64/pkgconfig",
                     "/usr/share/fish/vendor_completions.d",
                     "/usr/share/licenses",

@@ -117,20 +117,15 @@ fn build(kind: Kind, root: &Root, command: &str) -> Result<(), Failed> {
 }
 
 fn by_hand(kind: Kind, root: &Root) -> Result<(), Failed> {
-    let libraries = kind.libraries();
-    let cc =
-        format!("cc pipe.c -pthread -I/usr/include/rsasync -L{libraries} -lrsasync -o program");
+    let cc = "cc pipe.c -pthread -I/usr/include/rsasync -lrsasync -o program";
+    let cc = format!("{} {cc}", kind.searching());
     build(kind, root, &cc)
 }
 
 fn by_pkg_config(kind: Kind, root: &Root) -> Result<(), Failed> {
-    let path = format!("PKG_CONFIG_PATH={}/pkgconfig", kind.libraries());
-    let flags = format!("$({path} pkg-config --cflags --libs rsasync)");
-    build(
-        kind,
-        root,
-        &format!("cc pipe.c -pthread {flags} -o program"),
-    )
+    let flags = "$(pkg-config --cflags --libs rsasync)";
+    let cc = format!("{} cc pipe.c -pthread {flags} -o program", kind.searching());
+    build(kind, root, &cc)
 }
 
 /// On the shared library; on the archive; and on that beside OpenSSL's, whose jobs must lose.
@@ -164,10 +159,7 @@ fn by_cmake(kind: Kind, root: &Root) -> Result<(), Failed> {
         }";
     fs::write(root.path("/root/CMakeLists.txt"), LISTS)?;
     fs::write(root.path("/root/beside.c"), BESIDE)?;
-    let configure = format!(
-        "cmake -B built -Drsasync_DIR={}/cmake/rsasync .",
-        kind.libraries()
-    );
+    let configure = format!("{} cmake -B built .", kind.searching());
     build(
         kind,
         root,

@@ -9,9 +9,10 @@ use std::thread;
 use auditable_info::{Limits, audit_info_from_file};
 use cyclonedx_bom::prelude::{Bom, Validate};
 use libtest_mimic::Failed;
+use serde_json::Value;
 
 use harness::check::{Check, equal, expect};
-use harness::stage::{BuiltOnce, ROOT, command, make, output_of, shell_line, stdout_of, version};
+use harness::stage::{BuiltOnce, ROOT, command, make, output_of, shell_line, stdout_of};
 
 use crate::FOLDER;
 use crate::kind::Kind;
@@ -33,6 +34,8 @@ pub fn checks(short: bool) -> Vec<Check> {
             same_crates("/usr/bin/rsasync", "rsasync/rsasync.cdx.json")
         }),
     ];
+    checks.push(Check::new("deb::cleaning_keeps_crates", cleaning));
+    checks.push(Check::new("deb::names_those_who_ask_for_it", notices));
     if !short {
         checks.push(Check::new("library::is_installed_by_cargo_c", by_cargo_c));
         checks.push(Check::new("deb::is_the_same_from_another_folder", || {
@@ -42,19 +45,13 @@ pub fn checks(short: bool) -> Vec<Check> {
     checks
 }
 
-/// A copy of what the packages were built from.
+/// A copy of the sources, with the crates that a packager may have put there.
 fn sources(folder: &str) -> Result<PathBuf, Failed> {
-    Kind::Deb.built(1)?;
     let copy = FOLDER.join("folders").join(folder);
-    let _ = fs::remove_dir_all(&copy);
-    fs::create_dir_all(&copy)?;
-    let original = FOLDER.join(format!("rsasync-{}", version()?));
-    output_of(
-        command("cp", 60)
-            .arg("-r")
-            .arg(original.join("."))
-            .arg(&copy),
-    )?;
+    output_of(make().args(["sources", &format!("PACKAGED={}", copy.display())]))?;
+    let crates = FOLDER.join("crates");
+    fs::create_dir_all(copy.join(".cargo"))?;
+    fs::copy(crates.join("config.toml"), copy.join(".cargo/config.toml"))?;
     Ok(copy)
 }
 
@@ -64,7 +61,7 @@ fn installed(folder: &str) -> Result<PathBuf, Failed> {
     let destination = sources.join("installed");
     let mut make = make();
     make.current_dir(&sources).arg("install-library");
-    make.arg("PREFIX=/usr")
+    make.arg("PREFIX=/opt/x")
         .arg(format!("DESTDIR={}", destination.display()));
     output_of(make.env("CARGO_TARGET_DIR", sources.join("target")))?;
     Ok(destination)
@@ -83,29 +80,74 @@ fn by_cargo_c() -> Result<(), Failed> {
     let (sources, made) = (sources("cargo-c")?, installed("make")?);
     let destination = sources.join("installed");
     let mut cinstall = command(FOLDER.join("tools/bin/cargo-cinstall"), 600);
-    cinstall.args(["cinstall", "--package", "rsasync", "--prefix", "/usr"]);
+    cinstall.args(["cinstall", "--package", "rsasync", "--prefix", "/opt/x"]);
     cinstall
-        .args(["--libdir", "/usr/lib", "--destdir"])
+        .args(["--libdir", "/opt/x/lib", "--destdir"])
         .arg(&destination);
     output_of(cinstall.current_dir(&sources))?;
     let files = |of: &Path| -> Result<Vec<String>, Failed> {
         let mut find = command("find", 60);
-        find.current_dir(of).args(["usr", "!", "-type", "d"]);
+        find.current_dir(of).args(["opt/x", "!", "-type", "d"]);
         let mut files: Vec<_> = stdout_of(&mut find)?.lines().map(str::to_owned).collect();
-        files.retain(|file| !file.contains("/cmake/") && !file.starts_with("usr/share/"));
+        files.retain(|file| !file.contains("/cmake/") && !file.starts_with("opt/x/share/"));
         files.sort();
         Ok(files)
     };
     equal(files(&destination)?, files(&made)?)?;
     let flags = |of: &Path| {
         let mut pkg_config = command("pkg-config", 60);
-        pkg_config.env("PKG_CONFIG_PATH", of.join("usr/lib/pkgconfig"));
+        pkg_config.env("PKG_CONFIG_PATH", of.join("opt/x/lib/pkgconfig"));
         stdout_of(pkg_config.args(["--cflags", "--libs", "--modversion", "rsasync"]))
     };
     equal(flags(&destination)?, flags(&made)?)?;
-    let library = |of: &Path| of.join("usr/lib/librsasync.so.0");
+    let library = |of: &Path| of.join("opt/x/lib/librsasync.so.0");
     let mut diff = command("abidiff", 60);
     output_of(diff.arg(library(&made)).arg(library(&destination))).map(drop)
+}
+
+/// Packages are cleaned before they are built; crates that lie among the sources must stay whole.
+fn cleaning() -> Result<(), Failed> {
+    let sources = sources("cleaned")?;
+    let of_crate = sources.join("vendor/crate/Cargo.toml.orig");
+    fs::create_dir_all(sources.join("vendor/crate"))?;
+    fs::write(&of_crate, "")?;
+    let (leftover, debian) = (sources.join("Makefile.orig"), sources.join("debian"));
+    fs::write(&leftover, "")?;
+    let packaging = sources.join("src/packaging/debian");
+    output_of(command("cp", 60).arg("-r").arg(packaging).arg(&debian))?;
+    let changelog = "rsasync (1-1) unstable; urgency=medium\n\n  * Trial.\n\n\
+                     -- Nobody <nobody@localhost>  Thu, 01 Jan 1970 00:00:00 +0000\n";
+    fs::write(debian.join("changelog"), changelog)?;
+    output_of(
+        command("debian/rules", 60)
+            .arg("clean")
+            .current_dir(&sources),
+    )?;
+    expect(!leftover.exists(), "nothing was cleaned")?;
+    expect(of_crate.exists(), "a crate has lost a file")
+}
+
+/// Whose license asks for a notice in binaries, and offers no other, has it in the packages.
+fn notices() -> Result<(), Failed> {
+    let folder = unpacked()?.join("usr/share/doc/rsasync");
+    let copyright = fs::read_to_string(folder.join("copyright"))?;
+    let list: Value = serde_json::from_slice(&fs::read(folder.join("rsasync.cdx.json"))?)?;
+    let mut missing = Vec::new();
+    for it in list["components"].as_array().ok_or("no components")? {
+        let license = it["licenses"][0]["expression"].as_str().unwrap_or_default();
+        let asks = !["Apache-2.0", "Unlicense"]
+            .iter()
+            .any(|free| license.contains(free));
+        let stanza = format!(
+            "Files: vendor/{}-*\n",
+            it["name"].as_str().unwrap_or_default()
+        );
+        if it["scope"] == "required" && asks && !copyright.contains(&stanza) {
+            missing.push(format!("{stanza}License: {license}"));
+        }
+    }
+    expect(missing.is_empty(), missing.join("\n"))?;
+    expect(copyright.contains("Files: vendor/"), "nobody asks")
 }
 
 fn same_files(one: &Path, other: &Path) -> Result<(), Failed> {
@@ -136,6 +178,7 @@ fn recorded_abi() -> Result<(), Failed> {
         folder.join("usr/lib/debug"),
         ROOT.join("src/packaging/librsasync.abi"),
     );
+    debug_symbols(&library)?; // else only names would be compared
     let mut diff = command("abidiff", 60);
     diff.arg("--debug-info-dir2")
         .arg(&symbols)
@@ -189,15 +232,21 @@ fn same_crates(binary: &str, list: &str) -> Result<(), Failed> {
 
 /// The crates whose files the binary's debug symbols name.
 fn that_left_code(binary: &Path) -> Result<BTreeSet<String>, Failed> {
+    let mut readelf = command("readelf", 60);
+    readelf.args(["--decompress", "-p", ".debug_str", "-p", ".debug_line_str"]);
+    let texts = stdout_of(readelf.arg(debug_symbols(binary)?))?;
+    let paths = texts.split("/usr/share/cargo/vendor/").skip(1);
+    let crates = paths.filter_map(|path| path.split(['/', '\n']).next());
+    Ok(crates.map(str::to_owned).collect())
+}
+
+/// The file with a binary's debug symbols, which its build id names.
+fn debug_symbols(binary: &Path) -> Result<PathBuf, Failed> {
     let notes = stdout_of(command("readelf", 60).arg("--notes").arg(binary))?;
     let (_, id) = notes.split_once("Build ID: ").ok_or("no build id")?;
     let id = id.split_whitespace().next().unwrap_or_default();
     let (first, rest) = id.split_at_checked(2).ok_or("no build id")?;
-    let symbols = unpacked()?.join(format!("usr/lib/debug/.build-id/{first}/{rest}.debug"));
-    let mut readelf = command("readelf", 60);
-    readelf.args(["--decompress", "-p", ".debug_str", "-p", ".debug_line_str"]);
-    let texts = stdout_of(readelf.arg(symbols))?;
-    let paths = texts.split("/usr/share/cargo/vendor/").skip(1);
-    let crates = paths.filter_map(|path| path.split(['/', '\n']).next());
-    Ok(crates.map(str::to_owned).collect())
+    let file = unpacked()?.join(format!("usr/lib/debug/.build-id/{first}/{rest}.debug"));
+    expect(file.exists(), format!("there is no {}", file.display()))?;
+    Ok(file)
 }

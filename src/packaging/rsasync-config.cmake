@@ -11,7 +11,7 @@ endif()
 # All is found from here, so that the whole tree may be moved.
 get_filename_component(_rsasync_here "${CMAKE_CURRENT_LIST_DIR}" REALPATH) # /lib may be a link to /usr/lib
 get_filename_component(_rsasync_libraries "${_rsasync_here}/../.." ABSOLUTE)
-get_filename_component(_rsasync_headers "${_rsasync_libraries}/@HEADERS_FROM_LIBDIR@" ABSOLUTE)
+get_filename_component(_rsasync_headers "@HEADERS@" ABSOLUTE BASE_DIR "${_rsasync_libraries}")
 
 add_library(rsasync::rsasync SHARED IMPORTED)
 set_target_properties(rsasync::rsasync PROPERTIES
