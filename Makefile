@@ -265,7 +265,7 @@ deb:
 # On Debian rpm knows of no compiler, and has to be told not to ask for one.
 rpm:
 	$(UNPACK)
-	rm -f $(PACKAGES)/*/*.rpm
+	rm -rf $(PACKAGES)/x86_64 $(PACKAGES)/aarch64
 	$(FILL_IN) src/packaging/rsasync.spec | sed "s|@REVISION@|$(REVISION)|g; \
 	    s|@DATE@|$$(LC_ALL=C date -u -d @$$SOURCE_DATE_EPOCH '+%a %b %d %Y')|" \
 	    | $(BY_MAINTAINER) > $(PACKAGES)/rsasync.spec

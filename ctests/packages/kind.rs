@@ -8,9 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use libtest_mimic::Failed;
 
 use harness::check::expect;
-use harness::stage::{
-    BuiltOnce, ROOT, TARGET, command, output_of, stdout_of, unaware_of_make, version,
-};
+use harness::stage::{BuiltOnce, ROOT, TARGET, command, output_of, unaware_of_make, version};
 
 use crate::FOLDER;
 use crate::root::{Root, files_in};
@@ -141,10 +139,10 @@ impl Kind {
     }
 
     pub fn packages(self, folder: &Path) -> Result<Vec<PathBuf>, Failed> {
-        match folder.exists() {
-            true => files_in(folder, &format!(".{}", self.name())),
-            false => Ok(Vec::new()),
-        }
+        let packages = files_in(folder, &format!(".{}", self.name()))?;
+        let none = packages.is_empty();
+        expect(!none, format!("no packages in {}", folder.display()))?;
+        Ok(packages)
     }
 
     /// Puts the packages where the README's line finds them, as on the machine that made them.
@@ -190,18 +188,13 @@ impl Kind {
             }
             Self::Rpm => {
                 let answers = ROOT.join("src/packaging/rpmlint.toml");
-                (
-                    "rpmlint",
-                    format!("--strict --config {}", answers.display()),
-                )
+                let spec = FOLDER.join("rsasync.spec");
+                let options = format!("--strict --config {} {}", answers.display(), spec.display());
+                ("rpmlint", options)
             }
         };
         let mut linter = command(name, 120);
-        let said = stdout_of(linter.args(options.split_whitespace()).args(packages))?;
-        expect(
-            said.is_empty() || said.contains(" 0 errors, 0 warnings"),
-            said,
-        )
+        output_of(linter.args(options.split_whitespace()).args(packages)).map(drop)
     }
 }
 
