@@ -229,7 +229,8 @@ REVISION   ?= 1
 MAINTAINER ?= $(shell git log -1 --format='%cn <%ce>' 2> /dev/null || echo "$$USER <$$USER@localhost>")
 deb rpm: export MAINTAINER := $(MAINTAINER)
 deb rpm: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2> /dev/null || stat -c %Y Cargo.toml)
-deb rpm: export CARGO := $(if $(shell command -v cargo-auditable),cargo auditable,$(CARGO))
+deb rpm: export CARGO := $(if $(word 2,$(CARGO)),$(CARGO),$(if $(shell \
+    command -v cargo-auditable),$(CARGO) auditable,$(CARGO)))
 # debhelper has a home of its own, in which no cargo would find anything.
 deb rpm: export CARGO_HOME := $(or $(CARGO_HOME),$(HOME)/.cargo)
 deb rpm: export RUSTUP_HOME := $(or $(RUSTUP_HOME),$(HOME)/.rustup)

@@ -69,15 +69,9 @@ impl Kind {
         }
     }
 
-    /// The README's line that installs packages, without the `make` before it, as root types it.
+    /// The README's line that installs packages, without the `make` before it.
     pub fn installation(self) -> Result<String, Failed> {
-        let readme = fs::read_to_string(ROOT.join("README.md"))?;
-        let make = format!("`make {} && ", self.name());
-        let (_, line) = readme
-            .split_once(&make)
-            .ok_or_else(|| format!("the README does not have {make}"))?;
-        let end = line.find('`').ok_or("the README's line has no end")?;
-        Ok(line[..end].replace("sudo ", ""))
+        readme_line(&format!("`make {} && ", self.name()))
     }
 
     /// The folder below target/packages that this line installs from.
@@ -196,6 +190,15 @@ impl Kind {
         let mut linter = command(name, 120);
         output_of(linter.args(options.split_whitespace()).args(packages)).map(drop)
     }
+}
+
+/// A line of the README's, after these words of it, as root types it.
+pub fn readme_line(words: &str) -> Result<String, Failed> {
+    let readme = fs::read_to_string(ROOT.join("README.md"))?;
+    let line = readme.split_once(words).map(|(_, line)| line);
+    let line = line.ok_or_else(|| format!("the README does not have {words}"))?;
+    let end = line.find('`').ok_or("the README's line has no end")?;
+    Ok(line[..end].replace("sudo ", ""))
 }
 
 /// A package that provides what Debian's own packages of the clean system have, as rpm would name it.

@@ -6,6 +6,7 @@ mod kind;
 mod life;
 mod provenance;
 mod root;
+mod source;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use harness::stage::TARGET;
 /// Checks the packages.
 #[derive(Parser)]
 struct Options {
-    /// Leaves out the second build of all packages.
+    /// Leaves out what builds all once more, and cargo-c.
     #[arg(long)]
     short: bool,
     /// Only the checks whose names contain this.
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     let Options { short, name } = Options::parse();
     let mut checks = life::checks();
     checks.extend(provenance::checks(short));
+    checks.extend(source::checks(short));
     let arguments = libtest_mimic::Arguments {
         filter: name,
         ..libtest_mimic::Arguments::default()

@@ -46,7 +46,7 @@ pub fn checks(short: bool) -> Vec<Check> {
 }
 
 /// A copy of the sources, with the crates that a packager may have put there.
-fn sources(folder: &str) -> Result<PathBuf, Failed> {
+pub fn sources(folder: &str) -> Result<PathBuf, Failed> {
     let copy = FOLDER.join("folders").join(folder);
     output_of(make().args(["sources", &format!("PACKAGED={}", copy.display())]))?;
     let crates = FOLDER.join("crates");

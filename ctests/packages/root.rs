@@ -11,6 +11,8 @@ use crate::FOLDER;
 
 pub struct Root {
     directory: PathBuf,
+    /// Folders of this machine that it has as well, at the same places.
+    lent: Vec<PathBuf>,
 }
 
 impl Root {
@@ -24,7 +26,17 @@ impl Root {
             .arg("--file")
             .arg(FOLDER.join("clean.tar"));
         output_of(tar.arg("--directory").arg(&directory))?;
-        Ok(Self { directory })
+        Ok(Self {
+            directory,
+            lent: Vec::new(),
+        })
+    }
+
+    /// Has a folder of this machine as well, at the same place, to read.
+    pub fn lend(&mut self, folder: PathBuf) -> Result<(), Failed> {
+        fs::create_dir_all(self.path(&folder.to_string_lossy()))?;
+        self.lent.push(folder);
+        Ok(())
     }
 
     /// A path of the system's, from outside.
@@ -47,10 +59,15 @@ impl Root {
     /// What a script prints there, on both outputs; a command in it that fails ends it, and fails.
     /// Each script is in namespaces of its own, so that none of its processes outlives it.
     pub fn run(&self, script: &str) -> Result<String, Failed> {
-        let mut unshare = command("unshare", 120);
+        let mut unshare = command("unshare", 300);
         unshare.args(["--mount", "--pid", "--net", "--fork", "--kill-child"]);
         unshare.args(["sh", "-c"]);
-        unshare.arg("mount -t proc proc \"$0/proc\" && exec chroot \"$0\" sh -eu -c \"$1\"");
+        let mut mounts = "mount -t proc proc \"$0/proc\"".to_owned();
+        for folder in &self.lent {
+            let folder = folder.display();
+            mounts.push_str(&format!(" && mount -o bind,ro {folder} \"$0{folder}\""));
+        }
+        unshare.arg(format!("{mounts} && exec chroot \"$0\" sh -eu -c \"$1\""));
         unshare
             .arg(&self.directory)
             .arg(format!("exec 2>&1; cd /root; {script}"));
