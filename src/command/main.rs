@@ -33,9 +33,10 @@ use crate::status::Format;
 /// outside what it does there.
 ///
 /// It needs no help of the process that it looks at: it reads the process's memory, as a debugger
-/// does. So it must run as the same user or as root.
+/// does. So it must run as the same user, or as root where `kernel.yama.ptrace_scope` is not 0.
 #[derive(Parser)]
 #[command(name = "rsasync", version, disable_help_subcommand = true)]
+#[command(override_usage = "rsasync COMMAND ...\n       rsasync [--help | --version]")]
 struct Arguments {
     #[command(subcommand)]
     command: Subcommands,
@@ -47,24 +48,34 @@ enum Subcommands {
     ///
     /// The library is added to what LD_PRELOAD has. A program that clears its environment loses it
     /// at its next exec: nginx.conf needs `env LD_PRELOAD;`.
+    #[command(after_long_help = "Exit status: 2 if the program could not be run, else its own.")]
+    #[command(override_usage = "\
+rsasync run [--stack-size SIZE] [--library PATH] [--] PROGRAM [ARGUMENT ...]")]
     Run(Run),
     /// Says whether a process's calls go to rsasync
     ///
-    /// It reads which function each library's calls of ASYNC_ functions are bound to. The exit
-    /// status is 0 if they go to rsasync, 1 if they don't, 2 if that can't be told; of several
-    /// processes, 1 if any has 1.
+    /// It reads which function each library's calls of ASYNC_ functions are bound to.
+    #[command(after_long_help = "\
+Exit status: 0 if they go to rsasync, 1 if they don't, 2 if that can't be told; of several \
+processes, 1 if any has 1, else 2 if any has 2.")]
+    #[command(override_usage = "rsasync check [--tree] PID ...\n       rsasync check --all")]
     Check(Check),
     /// Shows what the jobs of processes do
     ///
     /// Jobs by state, what threads did, refused calls, stacks. A job is orphaned if it is paused
     /// and its wait context was freed; abandoned if its thread has ended.
     #[command(after_long_help = STATUS_HELP)]
+    #[command(override_usage = "\
+rsasync status [--tree] [--json | --prometheus] [--watch SECONDS] PID ...")]
     Status(Status),
     /// Lists the jobs of a process or of a core file, one a line
     ///
     /// It looks twice, and says of which jobs that they stood still in between. Of a paused job it
     /// tells where: the innermost function outside rsasync. Of a core file also which job overflowed
     /// its stack, if one did.
+    #[command(after_long_help = "Exit status: 0 if the jobs could be read, else 2.")]
+    #[command(override_usage = "\
+rsasync jobs [--interval SECONDS] PID\n       rsasync jobs --core FILE --exe PROGRAM")]
     Jobs(Jobs),
     /// Writes the man pages and the completions of shells into a directory
     #[command(hide = true)]
@@ -100,7 +111,7 @@ Prometheus: the same numbers as metrics that begin with rsasync_, with the label
 each has its help. `rsasync status --prometheus $(pidof haproxy) > FILE.prom` suits node_exporter's \
 textfile collector.
 
-The exit status is 0 if all processes could be read, else 2.";
+Exit status: 0 if all processes could be read, else 2.";
 
 #[derive(Args)]
 struct Run {
@@ -156,7 +167,7 @@ struct Jobs {
     #[arg(long, value_name = "FILE", requires = "exe", conflicts_with = "pid")]
     core: Option<PathBuf>,
     /// The program that the core file is of
-    #[arg(long, value_name = "FILE", requires = "core")]
+    #[arg(long, value_name = "PROGRAM", requires = "core")]
     exe: Option<PathBuf>,
     /// The time between the two looks at a process
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "1")]

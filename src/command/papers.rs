@@ -38,15 +38,27 @@ fn page(command: &Command, all: &[&Command], date: &str) -> io::Result<Vec<u8>> 
     page.extend(format!(".TH {title} 1 \"{date}\" \"{source}\"\n").bytes());
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
-    man.render_description_section(&mut page)?;
+    let mut description = Roff::new();
+    description.control("SH", ["DESCRIPTION"]);
+    let about = command.get_long_about().or(command.get_about());
+    write_notes(&mut description, &about.unwrap_or_default().to_string());
+    page.extend(description.to_roff().bytes());
     man.render_options_section(&mut page)?;
     if command.get_subcommands().any(|it| !it.is_hide_set()) {
         man.render_subcommands_section(&mut page)?;
     }
     let mut last = Roff::new();
     if let Some(notes) = command.get_after_long_help() {
-        last.control("SH", ["NOTES"]);
-        write_notes(&mut last, &notes.to_string());
+        let notes = notes.to_string();
+        let (notes, exit_status) = notes.split_once("Exit status: ").unwrap_or((&notes, ""));
+        if !exit_status.is_empty() {
+            last.control("SH", ["EXIT STATUS"]);
+            write_notes(&mut last, exit_status);
+        }
+        if !notes.is_empty() {
+            last.control("SH", ["NOTES"]);
+            write_notes(&mut last, notes);
+        }
     }
     last.control("SH", ["SEE ALSO"]);
     let others = all.iter().filter(|it| name(it) != name(command));

@@ -134,7 +134,7 @@ pub fn papers() -> Result<(), Failed> {
     for (page, words) in [
         ("rsasync.1", "rsasync\\-check"),
         ("rsasync-run.1", "LD_PRELOAD"),
-        ("rsasync-check.1", "exit status"),
+        ("rsasync-check.1", "EXIT STATUS"),
         ("rsasync-status.1", "prometheus"),
         ("rsasync-jobs.1", "core"),
     ] {
