@@ -24,9 +24,9 @@ use crate::sys::syscall_guard::SyscallGuard;
 pub struct rsasync_stats {
     /// Stacks that exist: one for each job, those of idle jobs included.
     pub stacks_in_use: u64,
-    /// Those of them that should have a guard below and have none, because guards have three
-    /// quarters of the mappings that the process may have, or the system refused one. Stacks from
-    /// a program's own allocator don't count.
+    /// Stacks that should have a guard below and have none, because guards have three quarters of
+    /// the mappings that the process may have, or the system refused one. Stacks from a program's
+    /// own allocator don't count.
     pub stacks_unguarded: u64,
     /// Jobs that were left paused or running by threads which ended, since the process began.
     /// They can't be resumed, and their stacks stay.
@@ -35,17 +35,17 @@ pub struct rsasync_stats {
     pub jobs_running: u64,
     /// Jobs that are paused, orphaned and abandoned ones included.
     pub jobs_paused: u64,
-    /// Those of them whose wait context was freed: probably nobody will resume them.
+    /// Paused jobs whose wait context was freed: probably nobody will resume them.
     pub jobs_orphaned: u64,
     /// Jobs in pools, ready to be started.
     pub jobs_idle: u64,
     /// How often jobs were started since the process began.
     pub starts: u64,
-    /// How often they paused.
+    /// How often jobs paused.
     pub pauses: u64,
-    /// How often they were resumed.
+    /// How often jobs were resumed.
     pub resumes: u64,
-    /// How often they finished.
+    /// How often jobs finished.
     pub finishes: u64,
     /// Calls refused because init_size was above max_size.
     pub refused_pool_size: u64,
@@ -65,8 +65,8 @@ pub struct rsasync_stats {
     pub stacks_made: u64,
     /// The most stacks that existed together.
     pub stacks_peak: u64,
-    /// Bytes of a stack that a job can use; of stacks from a program's own allocator it is asked
-    /// for 32 KiB where RSASYNC_STACK_SIZE is not set.
+    /// Usable bytes of a stack. A program's own allocator is asked for as many where
+    /// RSASYNC_STACK_SIZE is set, else for 32 KiB.
     pub stack_bytes: u64,
     /// The most bytes of a stack that a job has used, as far as that can still be seen. Stacks from
     /// a program's own allocator don't count.
@@ -81,11 +81,16 @@ const VERSION: &CStr =
         Err(_) => unreachable!(),
     };
 
-/// Says why the last call that was refused on this thread, or got no job, was so, and what to do
-/// about it.
+/// Tells why a call on this thread was last refused or got no job, and what to do about it.
 ///
-/// Calls that succeed leave the message alone. Where a libcrypto is in the process, refusals are
-/// on its error queue as well; ASYNC_NO_JOBS, which is no error, is told of here only.
+/// A refusal is ASYNC_ERR, the 0 of ASYNC_WAIT_CTX_set_callback(), or a 0 or NULL that comes with one
+/// of the ERRORS of the function's man page. Searches that find nothing, ASYNC_set_mem_functions()
+/// too late, and calls that succeed leave the message alone.
+///
+/// Where a libcrypto is in the process, and its OPENSSL_cleanup() has not run, ERR_get_error(3ssl)
+/// gives refusals as well, but for that of ASYNC_WAIT_CTX_set_callback(). ASYNC_NO_JOBS of
+/// ASYNC_start_job(), which is no error, is told of here only. RSASYNC_get_stats() counts both in the
+/// whole process.
 ///
 /// @return a static string, never NULL, empty if there was no such call; any thread may keep it
 #[unsafe(no_mangle)]
@@ -101,19 +106,20 @@ pub extern "C" fn RSASYNC_version() -> *const c_char {
     VERSION.as_ptr()
 }
 
-/// Tells the counts of this moment. A program that was built with another version of this header
-/// gets the members that both know; the rest of its structure is set to 0. Any thread may call it.
+/// Counts the jobs and stacks of the process, and what became of calls. A program that was built
+/// with another version of rsasync.h gets the members that both know; the rest of its structure is
+/// set to 0. Any thread may call it.
 ///
 /// If `size` reaches beyond jobs_abandoned it looks at each job and its stack, which takes about a
 /// microsecond for each. While other threads use jobs the counts may be of slightly different
 /// moments. Where the address space is limited (RLIMIT_AS), or all memory is locked (MCL_FUTURE),
-/// the bytes of stacks in use are not counted.
+/// stack_resident_bytes and stack_deepest_bytes leave out the stacks in use.
 ///
-/// @param stats  where they are written
+/// @param stats  where the counts are written; NULL: nothing is done
 /// @param size   the bytes that the caller has there: give `sizeof(*stats)`
 ///
 /// # Safety
-/// `stats` may be written for `size` bytes.
+/// `stats` is NULL or may be written for `size` bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usize) {
     if stats.is_null() {
@@ -164,7 +170,7 @@ pub unsafe extern "C" fn RSASYNC_get_stats(stats: *mut rsasync_stats, size: usiz
 
 /// Frees the calling thread's idle jobs and gives back the memory of their stacks. Paused and
 /// running jobs stay, and so does the limit of ASYNC_init_thread(), up to which new jobs can be
-/// made.
+/// made. RSASYNC_get_stats() tells how many idle jobs the process has.
 ///
 /// Without this call idle jobs keep their stacks until ASYNC_cleanup_thread(), ASYNC_init_thread()
 /// or the thread's end, but what those have touched goes back, by this rule. Whenever 256 jobs of a
