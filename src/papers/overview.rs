@@ -22,5 +22,10 @@ pub fn page(all: &[Declaration], date: &str) -> Result<String, String> {
     write(&mut page, section("Environment")?);
     page.section("DIFFERENCES FROM LIBCRYPTO");
     write(&mut page, section("Differences from libcrypto")?);
-    Ok(page.see_also([("1", "rsasync"), ("3ssl", "ASYNC_start_job")]))
+    page.section("NOTES");
+    write(&mut page, section("Notes")?);
+    let commands = ["", "-run", "-check", "-status", "-jobs"].map(|it| format!("rsasync{it}"));
+    let commands = commands.iter().map(|name| ("1", &**name));
+    let of_openssl = ["ASYNC_start_job", "ASYNC_WAIT_CTX_new"].map(|name| ("3ssl", name));
+    Ok(page.see_also(commands.chain(of_openssl)))
 }

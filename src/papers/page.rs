@@ -10,7 +10,9 @@ pub struct Page(String);
 
 impl Page {
     pub fn new(name: &str, section: &str, summary: &str, date: &str) -> Self {
-        let title = name.to_uppercase();
+        // The last line has it at the right of the date, which is in the middle.
+        let fits = name.len() + section.len() + "()".len() < (COLUMNS - date.len()) / 2 - 1;
+        let title = if fits { name } else { "ASYNC_WAIT_CTX" }.to_uppercase();
         let source = concat!("rsasync ", env!("CARGO_PKG_VERSION"));
         let mut page = Self(String::new());
         page.request(&format!("TH {title} {section} \"{date}\" \"{source}\""));
@@ -84,6 +86,13 @@ impl Page {
         self.request("nf");
         self.0 += &without_requests(lines);
         self.request("fi");
+    }
+
+    /// Lines for a shell or a file, as they are typed.
+    pub fn example(&mut self, lines: &str) {
+        self.request("RS 4");
+        self.lines(lines);
+        self.request("RE");
     }
 
     /// Ends the page by the names of others, with their sections before them.

@@ -13,6 +13,8 @@ const README: &str = include_str!("../../README.md");
 const OF_TESTS: &str = "tested by";
 /// One whose name says nothing.
 const OF_MEANINGS: &str = "meaning";
+/// How a paragraph on the sources begins.
+const OF_SOURCES: [&str; 2] = [r"\fBexamples/", r"\fBctests/"];
 
 /// What stands between a heading and the next one.
 pub fn section(heading: &str) -> Result<&'static str, String> {
@@ -22,7 +24,8 @@ pub fn section(heading: &str) -> Result<&'static str, String> {
     Ok(text)
 }
 
-/// A row of a table becomes an entry of a list, the names of its columns before their texts.
+/// A paragraph that begins with a folder of the sources is left out, as who reads the page may not have
+/// them. A row of a table becomes an entry of a list, the names of its columns before their texts.
 pub fn write(page: &mut Page, markdown: &str) {
     let (mut text, mut columns, mut cells) = (String::new(), Vec::new(), Vec::new());
     let mut font: fn(&str) -> String = roman;
@@ -33,9 +36,12 @@ pub fn write(page: &mut Page, markdown: &str) {
             Event::Text(it) => text += &font(&it),
             Event::Code(it) => text += &bold(&it),
             Event::SoftBreak => text.push(' '),
-            Event::End(TagEnd::Paragraph) => page.paragraph(&take(&mut text)),
+            Event::End(TagEnd::Paragraph) => match take(&mut text) {
+                it if OF_SOURCES.iter().any(|folder| it.starts_with(folder)) => {}
+                it => page.paragraph(&it),
+            },
             Event::End(TagEnd::Item) => page.item(&take(&mut text)),
-            Event::End(TagEnd::CodeBlock) => page.lines(&take(&mut text)),
+            Event::End(TagEnd::CodeBlock) => page.example(&take(&mut text)),
             Event::End(TagEnd::TableCell) => cells.push(take(&mut text)),
             Event::End(TagEnd::TableHead) => columns = take(&mut cells),
             Event::End(TagEnd::TableRow) => {
