@@ -3,10 +3,10 @@
 
 use std::ffi::{c_int, c_void};
 
-/// A job; see ASYNC_start_job(). What points to one is a handle: compare it, keep it, but don't
-/// read through it. It stays the same from the job's start to its end and is stale from then on:
-/// ASYNC_get_wait_ctx() gives NULL, and ASYNC_start_job() refuses it. Its value comes back after
-/// some four million jobs on the same stack.
+/// A job, known by a pointer that is a handle: compare it, keep it, but don't read through it.
+/// ASYNC_start_job() gives it. It stays the same from the job's start to its end and is stale from
+/// then on: ASYNC_get_wait_ctx() gives NULL, and ASYNC_start_job() refuses it. Its value comes back
+/// after some four million jobs on the same stack.
 pub struct async_job_st {
     _opaque: (),
 }
@@ -46,7 +46,7 @@ pub const ASYNC_FINISH: c_int = 3;
 pub const ASYNC_STATUS_UNSUPPORTED: c_int = 0;
 /// The engine failed to submit the job's request.
 pub const ASYNC_STATUS_ERR: c_int = 1;
-/// The engine has submitted it.
+/// The engine has submitted the job's request.
 pub const ASYNC_STATUS_OK: c_int = 2;
 /// The engine is busy; resume the job later, so that it submits again.
 pub const ASYNC_STATUS_EAGAIN: c_int = 3;

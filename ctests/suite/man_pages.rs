@@ -15,6 +15,8 @@ pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("man_pages::each_function_has_one", each_function),
         Trial::test("man_pages::they_name_functions_that_exist", names),
+        Trial::test("man_pages::refusals_are_told_in_errors", errors),
+        Trial::test("man_pages::they_refer_to_pages_that_exist", references),
         Trial::test("man_pages::formatters_have_no_complaint", no_complaint),
         Trial::test("man_pages::formatters_take_the_commands", of_command),
         Trial::test("man_pages::start_job_tells_each_result", start_job),
@@ -106,6 +108,47 @@ fn names() -> Result<(), Failed> {
     Ok(())
 }
 
+/// The functions that put an error on the queue, and where their pages say how to read it.
+fn errors() -> Result<(), Failed> {
+    let source = fs::read_to_string(ROOT.join("src/capi/async_h.rs"))?;
+    let refusing = source.split("or_refuse(c\"").skip(1);
+    let refusing: BTreeSet<_> = refusing.filter_map(|it| it.split('"').next()).collect();
+    expect(refusing.len() > 10, format!("few refuse: {refusing:?}"))?;
+    for name in exports::api() {
+        let page = shown(&pages()?.join(format!("{name}.3rsasync")))?;
+        let has_errors = page.contains("\nERRORS\n");
+        let why = format!("{name}: refusals without ERRORS, or ERRORS without refusals");
+        expect(has_errors == refusing.contains(&*name), why)?;
+        if has_errors {
+            expect(
+                section(&page, "ERRORS")?.contains("_R_"),
+                section(&page, "ERRORS")?,
+            )?;
+            let others = section(&page, "SEE ALSO")?;
+            expect(others.contains("RSASYNC_last_error(3rsasync)"), others)?;
+        }
+    }
+    Ok(())
+}
+
+/// Those of OpenSSL as Debian installs them, the others as we do.
+fn references() -> Result<(), Failed> {
+    let commands = ["", "-run", "-check", "-status", "-jobs"].map(|it| format!("rsasync{it}.1"));
+    let ours: BTreeSet<_> = files()?.into_iter().chain(commands).collect();
+    for file in files()? {
+        let page = shown(&pages()?.join(&file))?;
+        for other in section(&page, "SEE ALSO")?.split_whitespace() {
+            let parts = other.trim_end_matches(',').split_once('(');
+            let (name, number) = parts.ok_or(format!("{file}: {other} is no page"))?;
+            let other = format!("{name}.{}", number.trim_end_matches(')'));
+            let of_openssl = Path::new("/usr/share/man/man3").join(format!("{other}.gz"));
+            let exists = ours.contains(&other) || other.ends_with("ssl") && of_openssl.exists();
+            expect(exists, format!("{file} refers to {other}"))?;
+        }
+    }
+    Ok(())
+}
+
 fn no_complaint() -> Result<(), Failed> {
     let paths = files()?.into_iter().map(|file| Ok(pages()?.join(file)));
     let paths: Vec<_> = paths.collect::<Result<_, Failed>>()?;
@@ -135,6 +178,9 @@ fn of_command() -> Result<(), Failed> {
         let page = shown(&page)?;
         let others = section(&page, "SEE ALSO")?;
         expect(others.contains("rsasync(7)"), others)?;
+        if !name.is_empty() {
+            section(&page, "EXIT STATUS")?;
+        }
     }
     Ok(())
 }
@@ -147,14 +193,22 @@ fn start_job() -> Result<(), Failed> {
         let tags = tags.filter(|tag| !tag.is_empty() && !tag.starts_with(' '));
         Ok::<Vec<_>, Failed>(tags.collect())
     };
-    let results = ["ASYNC_FINISH", "ASYNC_PAUSE", "ASYNC_NO_JOBS", "ASYNC_ERR"];
+    let results = [
+        "ASYNC_start_job() returns one of these.",
+        "ASYNC_FINISH",
+        "ASYNC_PAUSE",
+        "ASYNC_NO_JOBS",
+        "ASYNC_ERR",
+    ];
     equal(tags("RETURN VALUE")?, results.to_vec())?;
     let errors = [
         "ERR_R_PASSED_NULL_PARAMETER",
         "ERR_R_MALLOC_FAILURE",
         "ERR_R_SHOULD_NOT_HAVE_BEEN_CALLED",
     ];
-    equal(tags("ERRORS")?, errors.to_vec())?;
+    let mut tags = tags("ERRORS")?;
+    tags.retain(|tag| tag.starts_with("ERR_R_"));
+    equal(tags, errors.to_vec())?;
     for (heading, words) in [
         ("NAME", "ASYNC_start_job - starts a job, or resumes one"),
         ("SYNOPSIS", "int (*func)(void *args),"),
@@ -162,8 +216,11 @@ fn start_job() -> Result<(), Failed> {
             "DESCRIPTION",
             "With *job NULL it starts func on a stack of its own.",
         ),
-        ("CAVEATS", "The pointers are valid as described"),
-        ("HISTORY", "Since OpenSSL 1.1.0; size may be 0 since 3.0."),
+        (
+            "CAVEATS",
+            "What the caller must see to: The pointers are valid as described",
+        ),
+        ("HISTORY", "ASYNC_start_job() appeared in OpenSSL 1.1.0."),
         ("SEE ALSO", "ASYNC_start_job(3ssl)"),
     ] {
         let section = section(&page, heading)?;
@@ -194,6 +251,11 @@ fn get_stats() -> Result<(), Failed> {
 fn tables() -> Result<(), Failed> {
     let readme = fs::read_to_string(ROOT.join("README.md"))?;
     let page = shown(&pages()?.join("rsasync.7"))?;
+    for folder in ["ctests/", "examples/"] {
+        let has_folder = page.contains(folder);
+        expect(!has_folder, format!("{folder} is not installed as such"))?;
+    }
+    expect(section(&page, "NOTES")?.contains("seccomp"), "few notes")?;
     for (of_readme, of_page, rows_at_least) in [
         ("Environment", "ENVIRONMENT", 5),
         (

@@ -10,11 +10,8 @@ use crate::roff::{bold, italic, roman};
 pub fn page(it: &Declaration, all: &[Declaration], date: &str) -> Result<String, String> {
     let mut page = Page::new(&it.name, FUNCTIONS, &it.comment.summary(), date);
     page.section("LIBRARY");
-    let [flag, other] = ["-lrsasync", "pkg-config --cflags --libs rsasync"].map(bold);
-    page.paragraph(&format!(
-        "rsasync (librsasync; {flag} before {}, or {other})",
-        bold("-lcrypto")
-    ));
+    page.paragraph(&prose(it, "rsasync (librsasync, `-lrsasync`)"));
+    page.paragraph(&prose(it, BUILDING));
 
     page.section("SYNOPSIS");
     let mut synopsis = format!("#include <{}>\n", it.header);
@@ -42,14 +39,17 @@ pub fn page(it: &Declaration, all: &[Declaration], date: &str) -> Result<String,
     }
     for caveats in it.comment.part(CAVEATS) {
         page.section("CAVEATS");
-        page.paragraph(&prose(it, caveats));
+        page.paragraph(&prose(it, &format!("{CAVEATS}{caveats}")));
     }
 
     page.section("HISTORY");
     let is_of_openssl = it.name.starts_with("ASYNC_");
     let history = it.comment.part(HISTORY).next();
     page.paragraph(&match (history, is_of_openssl) {
-        (Some(since), true) => prose(it, &format!("{HISTORY}{since}")),
+        (Some(since), true) => {
+            let since = format!("appeared in OpenSSL{since} rsasync has it with every version.");
+            sentence(it, &since)
+        }
         (None, false) => "OpenSSL has no such function.".to_owned(),
         _ => return Err(format!("{}: since which OpenSSL?", it.name)),
     });
@@ -57,9 +57,29 @@ pub fn page(it: &Declaration, all: &[Declaration], date: &str) -> Result<String,
     let related = all.iter().filter(|other| is_related(it, other, all));
     let mut pages: BTreeSet<_> = related.map(|other| (FUNCTIONS, &*other.name)).collect();
     pages.extend([("1", "rsasync"), ("7", "rsasync")]);
-    pages.extend(is_of_openssl.then_some(("3ssl", &*it.name)));
+    let mut text = it.comment.text();
+    if text.contains("_R_") {
+        pages.insert((FUNCTIONS, "RSASYNC_last_error"));
+        text += ERRORS;
+    }
+    let of_openssl = text.split(' ').filter_map(|it| it.split_once("(3ssl)"));
+    pages.extend(of_openssl.map(|(name, _)| ("3ssl", name)));
+    // Debian has no page of the functions since 3.2; these two tell of all.
+    let subjects = [
+        ("ASYNC_WAIT_CTX_", "ASYNC_WAIT_CTX_new"),
+        ("ASYNC_", "ASYNC_start_job"),
+    ];
+    let subject = subjects
+        .iter()
+        .find(|(prefix, _)| it.name.starts_with(prefix));
+    pages.extend(subject.map(|&(_, name)| ("3ssl", name)));
     Ok(page.see_also(pages))
 }
+
+const BUILDING: &str = "Compile with `pkg-config --cflags rsasync`; link before `-lcrypto`.";
+const ERRORS: &str = " Where libcrypto is in the process, ERR_get_error(3ssl) gives the error, of \
+    library ERR_LIB_ASYNC; the names are in `<openssl/err.h>` and `<openssl/asyncerr.h>`. \
+    RSASYNC_last_error() tells it in words, always.";
 
 /// Text of a comment: names with an underscore, and what is marked by backticks, in bold; parameters
 /// in italics.
@@ -120,17 +140,20 @@ fn describe_types(page: &mut Page, it: &Declaration, all: &[Declaration]) {
     let is_told = |it: &&Declaration| !it.is_opaque() || it.comment.text().contains(". ");
     for it in types_of(it, all).filter(is_told) {
         page.subsection(&it.name);
-        page.paragraph(&prose(it, &it.comment.text()));
+        let description: Vec<_> = it.comment.description().collect();
+        page.paragraph(&prose(it, &description.join(" ")));
         for (name, comment) in it.members() {
             page.entry(&bold(name), &[prose(it, &comment.text())]);
         }
     }
 }
 
-/// The macros that its declaration needs, and those that its comment names, also as `PREFIX_...`, but
-/// does not explain.
+/// The macros that its declaration needs, and those that its parameters and its result name, also as
+/// `PREFIX_...`, but do not explain.
 fn describe_macros(page: &mut Page, it: &Declaration, all: &[Declaration]) {
-    let text = it.comment.text() + &it.code;
+    let meanings = it.comment.parameters().map(|(_, meaning)| meaning);
+    let parts: Vec<_> = meanings.chain(it.comment.part(RETURNS)).collect();
+    let text = parts.join(" ") + " " + &it.code;
     let is_named = |name: &str| {
         words(&text).any(|word| word == name || word.ends_with('_') && name.starts_with(word))
             && !text.contains(&format!("{name}: "))
@@ -140,15 +163,15 @@ fn describe_macros(page: &mut Page, it: &Declaration, all: &[Declaration]) {
         .filter(|it| it.kind == Kind::Macro && is_named(&it.name));
     for (n, it) in macros.enumerate() {
         if n == 0 {
-            page.subsection("Constants");
+            page.subsection("Macros");
         }
         let value = it.code.rsplit(' ').next().unwrap_or_default();
-        let tag = format!("{} ({})", bold(&it.name), roman(value));
+        let tag = format!("{} is {}", bold(&it.name), roman(value));
         page.entry(&tag, &[prose(it, &it.comment.text())]);
     }
 }
 
-/// A sentence, or a list such as `ASYNC_PAUSE: it paused. ERR_R_MALLOC_FAILURE: no memory.`
+/// A sentence, and a list such as `ASYNC_PAUSE: it paused. ERR_R_MALLOC_FAILURE: no memory.`
 fn describe_return_value(page: &mut Page, it: &Declaration, returns: &str) {
     page.section("RETURN VALUE");
     let mut entries: Vec<(&str, String)> = Vec::new();
@@ -166,6 +189,7 @@ fn describe_return_value(page: &mut Page, it: &Declaration, returns: &str) {
         if name.contains("_R_") && !has_errors {
             has_errors = true;
             page.section("ERRORS");
+            page.paragraph(&prose(it, ERRORS.trim_start()));
         }
         match name {
             "" => page.paragraph(&sentence(it, &meaning)),
