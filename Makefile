@@ -21,11 +21,12 @@ INSTALL ?= install
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 MAJOR   := $(firstword $(subst ., ,$(VERSION)))
-# Root has another cargo than who built, or none: `sudo make install` installs what was made before.
-HAS_CARGO := $(if $(SUDO_USER),,$(shell command -v $(firstword $(CARGO))))
+HAS_CARGO := $(shell command -v $(firstword $(CARGO)))
 # Cargo's own answer, as a configuration file can set it too.
 TARGET  := $(or $(if $(HAS_CARGO),$(shell $(CARGO) metadata --no-deps --format-version 1 \
                | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')),$(CARGO_TARGET_DIR),$(CURDIR)/target)
+# Root may have no cargo, or another: `sudo make install` installs what its user has made before.
+BUILDS  := $(if $(SUDO_USER),,$(HAS_CARGO))
 $(if $(word 2,$(TARGET)),$(error make can't build in a folder with a space in its name: $(TARGET)))
 # Cargo has a folder for each target that it is told.
 FOLDER  := $(TARGET)$(if $(CARGO_BUILD_TARGET),/$(CARGO_BUILD_TARGET))
@@ -186,7 +187,7 @@ servers:
 
 install: install-library install-command
 
-install-library: $(if $(HAS_CARGO),library $(STATIC) papers)
+install-library: $(if $(BUILDS),library $(STATIC) papers)
 	@test -e $(SHARED) || { echo 'there is no $(SHARED) to install: run make before' >&2; exit 1; }
 	$(INSTALL) -d $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(LIBDIR)/cmake/rsasync \
 	    $(DESTDIR)$(DATADIR)/man/man3 $(DESTDIR)$(DATADIR)/man/man7 $(DESTDIR)$(DATADIR)/doc/rsasync \
@@ -208,7 +209,7 @@ install-library: $(if $(HAS_CARGO),library $(STATIC) papers)
 	$(INSTALL) -m 644 $(PAPERS)/rsasync.7 $(DESTDIR)$(DATADIR)/man/man7/
 	$(INSTALL) -m 644 $(PAPERS)/librsasync.cdx.json $(DESTDIR)$(DATADIR)/doc/rsasync/
 
-install-command: $(if $(HAS_CARGO),command papers)
+install-command: $(if $(BUILDS),command papers)
 	$(INSTALL) -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(DATADIR)/man/man1 $(DESTDIR)$(DATADIR)/doc/rsasync \
 	    $(DESTDIR)$(DATADIR)/bash-completion/completions \
 	    $(DESTDIR)$(DATADIR)/zsh/site-functions $(DESTDIR)$(DATADIR)/fish/vendor_completions.d
@@ -246,6 +247,7 @@ define UNPACK
 	    cbindgen.toml ctests examples include src $(PACKAGED)
 endef
 rpm: | $(filter deb,$(MAKECMDGOALS))
+# Unpacks them where PACKAGED says.
 sources:
 	$(UNPACK)
 

@@ -47,9 +47,15 @@ pub fn make() -> Command {
     make
 }
 
-/// The command runs as if no make ran the tests.
+/// The command runs as if no make ran the tests, nor sudo, under which `make install` builds nothing.
 pub fn unaware_of_make(command: &mut Command) {
-    for variable in ["MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"] {
+    for variable in [
+        "MAKEFLAGS",
+        "MAKEOVERRIDES",
+        "MAKELEVEL",
+        "MFLAGS",
+        "SUDO_USER",
+    ] {
         command.env_remove(variable);
     }
 }

@@ -27,7 +27,7 @@ impl Kind {
         }
     }
 
-    /// Where a system that takes such packages has libraries, headers' tools and documents.
+    /// Where a system that takes such packages has libraries.
     pub fn libraries(self) -> String {
         match self {
             Self::Deb => format!("/usr/lib/{}-linux-gnu", ARCH),
