@@ -62,15 +62,20 @@ impl Seen {
         const WORDS: [&str; 10] = [
             "error", "alert", "emerg", "crit", "fatal", "warn", "signal", "assert", "panic", "bug",
         ];
-        /// What a client's going away makes a server say, now and then.
-        const OF_LOST_CLIENTS: [&str; 3] =
-            ["unexpected eof", "Broken pipe", "Connection reset by peer"];
+        /// What a server says now and then, without an error of its own: of a client's going away; and
+        /// Traffic Server, where it reads its certificates before its two processes talk again.
+        const NOW_AND_THEN: [&str; 4] = [
+            "unexpected eof",
+            "Broken pipe",
+            "Connection reset by peer",
+            "MgmtMessageHdr is ignored. Because ProcessManager is not running",
+        ];
         let is_complaint = |line: &&str| {
-            let is_of_lost_client = OF_LOST_CLIENTS.iter().any(|words| line.contains(words));
+            let is_usual = NOW_AND_THEN.iter().any(|words| line.contains(words));
             // s_server begins with a word alone what it has to say of a lost client.
             let is_heading = *line == "ERROR";
             let line = line.to_lowercase();
-            WORDS.iter().any(|word| line.contains(word)) && !is_of_lost_client && !is_heading
+            WORDS.iter().any(|word| line.contains(word)) && !is_usual && !is_heading
         };
         let lines = self.log.lines().filter(is_complaint);
         lines.map(without_numbers).collect()
