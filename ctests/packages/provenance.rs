@@ -33,9 +33,9 @@ pub fn checks(short: bool) -> Vec<Check> {
         Check::new("command::tells_its_crates", || {
             same_crates("/usr/bin/rsasync", "rsasync/rsasync.cdx.json")
         }),
+        Check::new("deb::cleaning_keeps_crates", cleaning),
+        Check::new("deb::names_those_who_ask_for_it", notices),
     ];
-    checks.push(Check::new("deb::cleaning_keeps_crates", cleaning));
-    checks.push(Check::new("deb::names_those_who_ask_for_it", notices));
     if !short {
         checks.push(Check::new("library::is_installed_by_cargo_c", by_cargo_c));
         checks.push(Check::new("deb::is_the_same_from_another_folder", || {
