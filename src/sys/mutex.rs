@@ -28,6 +28,7 @@ use std::sync::atomic::{
 use std::thread;
 
 use crate::sys::clock::{PATIENCE_MS, lock_until, now_ms, time_in};
+use crate::sys::limits::page_bytes;
 
 /// Many enough that two threads at work on different things rarely meet.
 const STRIPE_COUNT: usize = 64;
@@ -49,9 +50,13 @@ static STRIPES: Stripes =
 
 /// Has the kernel (Linux 4.14) give a forked child stripes that are free: zeros. Fork handlers of
 /// other libraries, which may run in the child before those of this one, find them so. Where the
-/// kernel refuses, or a page is larger, the stripes are reset by the handler.
+/// kernel refuses, or a page is larger and holds other variables, the stripes are reset by the
+/// handler.
 pub fn on_load() {
     const MADV_WIPEONFORK: i32 = 18;
+    if page_bytes() > align_of::<Stripes>() {
+        return;
+    }
     let stripes = (&raw const STRIPES).cast_mut().cast();
     // SAFETY: the pages hold nothing but the stripes.
     unsafe { libc::madvise(stripes, size_of::<Stripes>(), MADV_WIPEONFORK) };
