@@ -5,6 +5,7 @@ pub mod chapters;
 pub mod check;
 pub mod columns;
 pub mod functions;
+pub mod observed;
 pub mod openssl;
 pub mod platform;
 pub mod programs;

@@ -2,15 +2,15 @@
 //! of how many passed on each. What builds and runs other platforms' programs has been put in place by
 //! ctests/platforms/prepare.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
 use std::sync::{Arc, OnceLock};
 
 use clap::Parser;
 use harness::chapters::{self, Program, Way};
 use harness::check::{Check, expect};
 use harness::columns;
+use harness::observed::{self, Observed};
 use harness::openssl::Openssl;
 use harness::platform::{CLibrary, Platform};
 use harness::programs;
@@ -145,34 +145,16 @@ fn aarch64(tools: &Path) -> Platform {
 fn jobs_tells_where(platform: &Platform) -> Result<(), Failed> {
     let program = platform.built().join("observed");
     let mut cc = platform.compiler(&program_source("observed.c"));
-    cc.args([
-        "-Wno-infinite-recursion",
-        "-fno-optimize-sibling-calls",
-        "-I",
-    ]);
+    cc.args(observed::FLAGS).arg("-I");
     cc.arg(platform.headers()).arg(platform.library_path());
     output_of(cc.args(["-lrsasync", "-o"]).arg(&program))?;
-    let mut process = Command::new(&program)
-        .arg("all_states")
-        .env("LD_LIBRARY_PATH", platform.library_directory())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let out = process.stdout.take().ok_or("it has no output")?;
-    let is_ready = BufReader::new(out)
-        .lines()
-        .map_while(Result::ok)
-        .any(|line| line == "ready");
+    let mut all_states = Command::new(&program);
+    all_states.arg("all_states");
+    let process = Observed::start(all_states.env("LD_LIBRARY_PATH", platform.library_directory()))?;
     let mut jobs = command(STAGE.join("usr/bin/rsasync"), 60);
-    let said = stdout_of(jobs.args(["jobs", &process.id().to_string()]));
-    let _ = process.kill();
-    let _ = process.wait();
-    let said = said?;
+    let said = stdout_of(jobs.args(["jobs", &process.pid()]))?;
     let places = said.matches("pauses_here (observed)").count();
-    expect(
-        is_ready && places == 5,
-        format!("{places} places in\n{said}"),
-    )
+    expect(places == 5, format!("{places} places in\n{said}"))
 }
 
 /// Chapters in programs that may only be jumped into where they say so (BTI). No other program is one,

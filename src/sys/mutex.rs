@@ -41,8 +41,9 @@ struct Stripe(UnsafeCell<libc::pthread_mutex_t>);
 // which runs while there is a single thread, touch the mutex.
 unsafe impl Sync for Stripe {}
 
-/// All stripes, in pages of their own.
-#[repr(align(4096))]
+/// All stripes, in pages of their own, of whatever size the processor has.
+#[cfg_attr(target_arch = "x86_64", repr(align(4096)))]
+#[cfg_attr(target_arch = "aarch64", repr(align(65536)))]
 struct Stripes([Stripe; STRIPE_COUNT]);
 
 static STRIPES: Stripes =

@@ -10,9 +10,12 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 
 use harness::check::{equal, expect};
+use harness::observed::Observed;
 use harness::stage::{BUILT, command, output_of, shared_library};
 
-use super::observed::{ON_LIBCRYPTO, Observed, ask, build, build_static, observed, plain};
+use super::observed::{
+    ON_LIBCRYPTO, ask, build, build_static, observed, plain, start_case, start_preloaded,
+};
 
 /// The line of an object's calls in the output of `check`.
 fn goal_of<'a>(out: &'a str, object: &str) -> &'a str {
@@ -26,7 +29,7 @@ fn goal_of<'a>(out: &'a str, object: &str) -> &'a str {
 pub fn yes_for_libssl() -> Result<(), Failed> {
     let flags = [&ON_LIBCRYPTO[..], &["-DWITH_SSL"]].concat();
     let program = build("observed-ssl", &flags, &["-lssl", "-lcrypto"])?;
-    let process = Observed::preloaded(&program, "ssl")?;
+    let process = start_preloaded(&program, "ssl")?;
     let said = ask(&["check", &process.pid()])?.expect(0, &["yes", "rsasync 0."])?;
     equal(goal_of(&said.out, "libssl.so"), "librsasync.so.0.1.0")?;
     // And that is what the process does.
@@ -35,7 +38,7 @@ pub fn yes_for_libssl() -> Result<(), Failed> {
 }
 
 pub fn yes_before_calls() -> Result<(), Failed> {
-    let process = Observed::case("nothing")?;
+    let process = start_case("nothing")?;
     let said = ask(&["check", &process.pid()])?.expect(0, &["yes"])?;
     let goal = "librsasync.so.0.1.0 (by the loader's order; not called yet)";
     equal(goal_of(&said.out, "observed"), goal)?;
@@ -45,7 +48,7 @@ pub fn yes_before_calls() -> Result<(), Failed> {
     let calls = "#include <stdio.h>\nint f(void);\nint main(int argc, char **argv)\n{\n    \
                  (void)argv;\n    puts(\"ready\");\n    fflush(stdout);\n    \
                  return argc > 9 ? f() : getchar();\n}\n";
-    let process = Observed::preloaded(&program_with("calls-itself", calls, &library)?, "")?;
+    let process = start_preloaded(&program_with("calls-itself", calls, &library)?, "")?;
     let said = ask(&["check", &process.pid()])?.expect(0, &["yes"])?;
     equal(goal_of(&said.out, "libcalls-itself.so"), goal)
 }
@@ -138,7 +141,7 @@ pub fn no_for_static_openssl() -> Result<(), Failed> {
     // As node does, and without a symbol of it.
     for (name, flag) in [("observed-exports", "-rdynamic"), ("observed-hides", "-s")] {
         let program = build(name, &flags, &["-l:libssl.a", "-l:libcrypto.a", flag])?;
-        let process = Observed::preloaded(&program, "ssl")?;
+        let process = start_preloaded(&program, "ssl")?;
         let parts = ["no", "rsasync is loaded", "has an OpenSSL linked into it"];
         ask(&["check", &process.pid()])?.expect(1, &parts)?;
     }
@@ -159,7 +162,7 @@ pub fn no_if_bound_inside() -> Result<(), Failed> {
              SSL_CTX_new(TLS_client_method());\n    puts(\"ready\");\n    fflush(stdout);\n    \
              return getchar();\n}\n";
     let program = program_with("both", c, &library)?;
-    let process = Observed::preloaded(&program, "")?;
+    let process = start_preloaded(&program, "")?;
     let parts = [
         "no",
         "rsasync is loaded, but the calls go elsewhere",

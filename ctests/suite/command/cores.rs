@@ -7,10 +7,11 @@ use std::process::Stdio;
 use libtest_mimic::Failed;
 
 use harness::check::{equal, expect};
+use harness::observed::Observed;
 use harness::stage::{command, output_of, shared_library};
 
 use super::jobs::{check_all_states, one_line_with};
-use super::observed::{Observed, Said, observed, plain, rsasync, say};
+use super::observed::{Said, observed, plain, rsasync, say, start_case};
 
 /// Whether the kernel writes core files where the process is.
 pub fn kernel_writes_cores() -> bool {
@@ -82,7 +83,7 @@ pub fn core_overflow() -> Result<(), Failed> {
 /// gdb leaves out memory that it can't read whole: stacks with guard markers.
 pub fn core_of_gcore() -> Result<(), Failed> {
     let directory = tempfile::tempdir()?;
-    let process = Observed::case("one_paused")?;
+    let process = start_case("one_paused")?;
     let core = directory.path().join("core");
     let mut gdb = command("gdb", 120);
     gdb.args([

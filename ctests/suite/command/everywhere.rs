@@ -9,14 +9,15 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 
 use harness::check::{equal, expect};
+use harness::observed::Observed;
 use harness::stage::{ROOT, STAGE, command, shared_library, stdout_of};
 
 use super::jobs::{jobs_of, one_line_with};
-use super::observed::{Observed, ask, observed, plain, rsasync, say};
+use super::observed::{ask, observed, plain, rsasync, say, start_case};
 use super::status::status_of;
 
 pub fn closed() -> Result<(), Failed> {
-    let process = Observed::case("closed")?;
+    let process = start_case("closed")?;
     ask(&["check", &process.pid()])?.expect(0, &["yes"])?;
     equal(&status_of(&process)?["jobs"]["paused"], &Value::from(1))?;
     one_line_with(&jobs_of(&process)?, &["paused", "pauses_here (observed)"])
@@ -105,7 +106,7 @@ pub fn errors() -> Result<(), Failed> {
         equal(said.out.as_str(), "")?;
     }
     // Of several processes the others are shown.
-    let process = Observed::case("one_paused")?;
+    let process = start_case("one_paused")?;
     ask(&["status", "999999999", &process.pid()])?.expect(2, &["observed", "not a process"])?;
     ask(&["status", "nginx"])?
         .expect(2, &["invalid value 'nginx'"])
@@ -114,7 +115,7 @@ pub fn errors() -> Result<(), Failed> {
 
 pub fn colours() -> Result<(), Failed> {
     const ESCAPE: char = '\x1b';
-    let process = Observed::case("one_paused")?;
+    let process = start_case("one_paused")?;
     let said = ask(&["check", &process.pid()])?;
     expect(!said.out.contains(ESCAPE), "colours in a pipe")?;
     let mut terminal = command("script", 60);
@@ -163,7 +164,7 @@ pub fn papers() -> Result<(), Failed> {
 /// Every member of the JSON stands in the man page.
 pub fn json_is_documented() -> Result<(), Failed> {
     let page = fs::read_to_string(STAGE.join("usr/share/man/man1/rsasync-status.1"))?;
-    let process = Observed::case("all_states")?;
+    let process = start_case("all_states")?;
     let document = ask(&["status", "--json", &process.pid()])?.json()?;
     equal(&document["schema"], &Value::from(1))?;
     let mut waiting = vec![&document];

@@ -6,11 +6,12 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 
 use harness::check::{equal, expect};
+use harness::observed::Observed;
 use harness::stage::{
     BUILT, compiler_of, headers, library_path, output_of, program_source, shared_library,
 };
 
-use super::observed::{Observed, RSASYNC_INSIDE, ask, build_static, observed, plain};
+use super::observed::{RSASYNC_INSIDE, ask, build_static, observed, plain, start_case};
 use super::status::status_of;
 
 /// The lines of `jobs` without the heading.
@@ -54,7 +55,7 @@ pub fn check_all_states(lines: &[String], tid: &str) -> Result<(), Failed> {
 }
 
 pub fn jobs_lines() -> Result<(), Failed> {
-    let process = Observed::case("all_states")?;
+    let process = start_case("all_states")?;
     let lines = jobs_of(&process)?;
     check_all_states(&lines, &process.pid())?;
     let still = lines.iter().filter(|line| line.contains("0.2 s")).count();
@@ -62,7 +63,7 @@ pub fn jobs_lines() -> Result<(), Failed> {
 }
 
 pub fn jobs_moves() -> Result<(), Failed> {
-    let process = Observed::case("moves")?;
+    let process = start_case("moves")?;
     // The moving one is seen running or paused, or in between; it may not run on a busy machine.
     let has_seen = (0..50).any(|_| {
         jobs_of(&process).is_ok_and(|lines| {
@@ -125,7 +126,7 @@ pub fn jobs_limited() -> Result<(), Failed> {
 }
 
 pub fn jobs_own_stack() -> Result<(), Failed> {
-    let process = Observed::case("own_stack")?;
+    let process = start_case("own_stack")?;
     one_line_with(
         &jobs_of(&process)?,
         &["paused", "of 1.0 MiB", "pauses_here (observed)"],
@@ -134,7 +135,7 @@ pub fn jobs_own_stack() -> Result<(), Failed> {
 
 /// Looks at what is torn: no panic, no nonsense, no end that does not come.
 pub fn looks_while_changing() -> Result<(), Failed> {
-    let process = Observed::case("changes")?;
+    let process = start_case("changes")?;
     for _ in 0..30 {
         let status = status_of(&process)?;
         let jobs = &status["jobs"];
@@ -153,7 +154,7 @@ pub fn looks_while_changing() -> Result<(), Failed> {
 }
 
 pub fn crowd() -> Result<(), Failed> {
-    let process = Observed::case("crowd")?;
+    let process = start_case("crowd")?;
     equal(&status_of(&process)?["jobs"]["paused"], &Value::from(5000))?;
     equal(jobs_of(&process)?.len(), 5000)
 }

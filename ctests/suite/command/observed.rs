@@ -1,13 +1,13 @@
 //! Processes that the command looks at, and what it says of them.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use libtest_mimic::Failed;
 use serde_json::Value;
 
 use harness::check::expect;
+use harness::observed::{self, Observed};
 use harness::stage::{
     BUILT, BuiltOnce, STAGE, command, compiler, headers, library_path, output_of, program_source,
     shared_library,
@@ -36,9 +36,12 @@ pub const RSASYNC_INSIDE: [&str; 3] = [
 pub fn build(name: &str, flags: &[&str], libraries: &[&str]) -> Result<PathBuf, Failed> {
     let program = BUILT.join(name);
     let mut compiler = compiler(&program_source("observed.c"));
-    // GCC takes the recursion for a mistake.
-    compiler.args(["-Wno-infinite-recursion", "-fno-optimize-sibling-calls"]);
-    compiler.args(flags).args(libraries).arg("-o").arg(&program);
+    compiler
+        .args(observed::FLAGS)
+        .args(flags)
+        .args(libraries)
+        .arg("-o")
+        .arg(&program);
     output_of(&mut compiler)?;
     Ok(program)
 }
@@ -50,51 +53,13 @@ pub fn build_static(name: &str, flags: &[&str]) -> Result<PathBuf, Failed> {
     build(name, &[&include], &libraries)
 }
 
-/// A process that is as its case says, until it is dropped.
-pub struct Observed {
-    pub child: Child,
-    pub out: BufReader<std::process::ChildStdout>,
+/// The case of the program, with the library preloaded.
+pub fn start_case(case: &str) -> Result<Observed, Failed> {
+    start_preloaded(observed()?, case)
 }
 
-impl Observed {
-    /// The case of a program, with the library preloaded.
-    pub fn preloaded(program: &Path, case: &str) -> Result<Self, Failed> {
-        Self::start(plain(program).arg(case).env("LD_PRELOAD", shared_library()))
-    }
-
-    pub fn case(case: &str) -> Result<Self, Failed> {
-        Self::preloaded(observed()?, case)
-    }
-
-    pub fn start(command: &mut Command) -> Result<Self, Failed> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.stderr(Stdio::null()).spawn()?;
-        let out = BufReader::new(child.stdout.take().ok_or("it has no output")?);
-        let mut it = Self { child, out };
-        it.wait_for("ready")?;
-        Ok(it)
-    }
-
-    pub fn wait_for(&mut self, wanted: &str) -> Result<(), Failed> {
-        let mut line = String::new();
-        while line.trim_end() != wanted {
-            line.clear();
-            let bytes = self.out.read_line(&mut line)?;
-            expect(bytes > 0, format!("it has ended before it was {wanted}"))?;
-        }
-        Ok(())
-    }
-
-    pub fn pid(&self) -> String {
-        self.child.id().to_string()
-    }
-}
-
-impl Drop for Observed {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+pub fn start_preloaded(program: &Path, case: &str) -> Result<Observed, Failed> {
+    Observed::start(plain(program).arg(case).env("LD_PRELOAD", shared_library()))
 }
 
 /// A command whose process is the program itself, without what the tester has set.

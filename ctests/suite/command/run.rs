@@ -7,9 +7,10 @@ use std::process::Command;
 use libtest_mimic::Failed;
 
 use harness::check::{equal, expect};
+use harness::observed::Observed;
 use harness::stage::{command, output_of, shared_library};
 
-use super::observed::{Observed, ask, observed, plain, rsasync, say};
+use super::observed::{ask, observed, plain, rsasync, say};
 
 pub fn run_preloads() -> Result<(), Failed> {
     let print = "echo $LD_PRELOAD $RSASYNC_STACK_SIZE";

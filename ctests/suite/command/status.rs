@@ -7,10 +7,11 @@ use libtest_mimic::Failed;
 use serde_json::Value;
 
 use harness::check::{equal, expect};
+use harness::observed::Observed;
 use harness::stage::command;
 
 use super::check::workers;
-use super::observed::{Observed, ask, build_static, plain, rsasync};
+use super::observed::{ask, build_static, plain, rsasync, start_case};
 
 pub fn status_of(process: &Observed) -> Result<Value, Failed> {
     let said = ask(&["status", "--json", &process.pid()])?.expect(0, &[])?;
@@ -18,7 +19,7 @@ pub fn status_of(process: &Observed) -> Result<Value, Failed> {
 }
 
 pub fn status_counts() -> Result<(), Failed> {
-    let process = Observed::case("all_states")?;
+    let process = start_case("all_states")?;
     let status = status_of(&process)?;
     let number = |path: &str| status.pointer(path).and_then(Value::as_u64);
     for (path, wanted) in [
@@ -128,16 +129,16 @@ pub fn status_words() -> Result<(), Failed> {
             "no job has paused: this server is not asynchronous",
         ),
     ] {
-        let process = Observed::case(case)?;
+        let process = start_case(case)?;
         ask(&["status", &process.pid()])?.expect(0, &[words])?;
         equal(&status_of(&process)?["remarks"][0], &Value::from(words))?;
     }
-    let process = Observed::case("one_paused")?;
+    let process = start_case("one_paused")?;
     equal(&status_of(&process)?["remarks"], &Value::Array(Vec::new()))
 }
 
 pub fn status_for_prometheus() -> Result<(), Failed> {
-    let process = Observed::case("all_states")?;
+    let process = start_case("all_states")?;
     let said = ask(&["status", "--prometheus", &process.pid()])?.expect(0, &[])?;
     let labels = format!("pid=\"{}\",program=\"observed\"", process.pid());
     for line in [
@@ -167,7 +168,7 @@ pub fn status_for_prometheus() -> Result<(), Failed> {
 }
 
 pub fn status_watches() -> Result<(), Failed> {
-    let process = Observed::case("one_paused")?;
+    let process = start_case("one_paused")?;
     let mut watch = command(rsasync(), 60);
     watch.args(["status", "--json", "--watch", "0.1", &process.pid()]);
     let mut watch = watch
