@@ -13,8 +13,9 @@ DATADIR ?= $(PREFIX)/share
 # Where gdb looks for the scripts of libraries in the system's folders.
 GDB_AUTO_LOAD ?= $(if $(filter /usr /usr/local,$(PREFIX)),/usr/share,$(DATADIR))/gdb/auto-load
 CARGO   ?= cargo
-# For the programs of the tests, which run here.
+# For the programs of the tests, which run here. Asked for alike, they share what they are built from.
 HERE    := env -u CARGO_BUILD_TARGET $(CARGO)
+OF_TESTS := --quiet --profile trials -p ctests
 CC      ?= cc
 OBJCOPY ?= objcopy
 INSTALL ?= install
@@ -120,7 +121,7 @@ demo: library
 # What the tests need beyond cargo, make and a C compiler is in ctests/needs.
 test:
 	@sh ctests/needs
-	$(CARGO) test --quiet -- $(FLAGS)
+	$(CARGO) test $(OF_TESTS) -- $(FLAGS)
 
 # What each call costs, of rsasync and of libcrypto in turn, and what whole programs see of it; plots
 # and raw numbers go to target/bench. FLAGS go to the benchmark: --quick, and words of the rows to
@@ -146,44 +147,44 @@ soak: library
 # fuzzer, whose --help lists them.
 fuzz: library
 	@sh ctests/needs
-	$(CARGO) run --quiet --bin fuzz -- --rsasync $(SHARED) \
+	$(CARGO) run $(OF_TESTS) --bin fuzz -- --rsasync $(SHARED) \
 	    $(if $(SECONDS),--seconds $(SECONDS)) $(FLAGS)
 
 # The checks on OpenSSL 1.1.1, the system's and 4.0, or those whose names contain FLAGS: a table,
 # versions across, checks down. The first run builds 1.1.1 and 4.0, which takes some minutes.
 matrix:
 	@sh ctests/needs
-	$(HERE) build --quiet -p ctests --bins
-	$(TARGET)/debug/matrix $(FLAGS)
+	$(HERE) build $(OF_TESTS) --bins
+	$(TARGET)/trials/matrix $(FLAGS)
 
 # The checks on musl, on 64-bit ARM through qemu, and with pages of 64 KiB: a table, platforms across,
 # checks down. FLAGS go to the program: --short, and a word of the checks' names. The first run takes
 # a compiler from Debian (170 MB); on x86-64 only.
 platforms:
 	@sh ctests/platforms/prepare $(TARGET)/platforms
-	$(HERE) build --quiet -p ctests --bin platforms
-	$(TARGET)/debug/platforms $(FLAGS)
+	$(HERE) build $(OF_TESTS) --bin platforms
+	$(TARGET)/trials/platforms $(FLAGS)
 
 # Debian and RPM packages, built without a network, linted, and installed, used, upgraded and removed in
 # a clean system. FLAGS go to the program: --short, and a word of the checks' names. As root on Debian.
 packages:
 	@sh ctests/packages/prepare $(PACKAGES) $(filter --short,$(FLAGS))
-	$(HERE) build --quiet -p ctests --bin packages
-	$(TARGET)/debug/packages $(FLAGS)
+	$(HERE) build $(OF_TESTS) --bin packages
+	$(TARGET)/trials/packages $(FLAGS)
 
 # How deep OpenSSL goes on a job's stack, by version and operation. The first run builds OpenSSL, as
 # for `make matrix`.
 depth:
 	@sh ctests/needs
-	$(HERE) build --quiet -p ctests --bin depth
-	$(TARGET)/debug/depth
+	$(HERE) build $(OF_TESTS) --bin depth
+	$(TARGET)/trials/depth
 
 # HAProxy, Traffic Server, nginx and openssl s_server under load, on rsasync and on libcrypto; a table
 # goes to target/servers. FLAGS go to the program: --short, and a word of the checks' names.
 servers:
 	@sh ctests/needs
-	$(HERE) build --quiet -p ctests --bin servers
-	$(TARGET)/debug/servers $(FLAGS)
+	$(HERE) build $(OF_TESTS) --bin servers
+	$(TARGET)/trials/servers $(FLAGS)
 
 install: install-library install-command
 
@@ -278,7 +279,7 @@ rpm:
 
 # Generates the C headers from the Rust source.
 headers:
-	$(HERE) run --quiet --bin headers include
+	$(HERE) run $(OF_TESTS) --bin headers include
 
 clean:
 	$(CARGO) clean

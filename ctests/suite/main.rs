@@ -50,8 +50,7 @@ fn main() {
     trials.extend(gdb_jobs::trials());
     trials.extend(probes::trials());
     trials.extend(handlers::trials());
-    trials.extend(valgrind::trials());
-    trials.extend(servers::trials());
+    trials.extend(spread(servers::trials(), valgrind::trials()));
     trials.extend(plain_switch::trials(&of_chapters));
     trials.extend(unwinding::trials(&of_chapters));
     trials.extend(endurance::trials());
@@ -74,4 +73,22 @@ fn main() {
     } else {
         0
     });
+}
+
+/// Puts some of the others before each server's trials. A server waits much, for its master or its
+/// accelerator, and for the server before; the others run meanwhile.
+fn spread(of_servers: Vec<Trial>, others: Vec<Trial>) -> Vec<Trial> {
+    const BEFORE_EACH: usize = 25;
+    let (mut others, mut spread) = (others.into_iter(), Vec::new());
+    let mut last = String::new();
+    for trial in of_servers {
+        let (server, _) = trial.name().rsplit_once("::").unwrap_or_default();
+        if server != last {
+            server.clone_into(&mut last);
+            spread.extend(others.by_ref().take(BEFORE_EACH));
+        }
+        spread.push(trial);
+    }
+    spread.extend(others);
+    spread
 }

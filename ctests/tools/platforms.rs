@@ -23,8 +23,8 @@ use libtest_mimic::Failed;
 /// Runs the checks on other platforms.
 #[derive(Parser)]
 struct Options {
-    /// Leaves out OpenSSL 4, programs that are linked with both libraries on 64-bit ARM, and the
-    /// refusal of other processors: some minutes less.
+    /// Leaves out OpenSSL 4, chapters beside OpenSSL on 64-bit ARM, and the refusal of other processors:
+    /// some minutes less.
     #[arg(long)]
     short: bool,
     /// Only the checks whose names contain this; a name begins with the platform's.
@@ -54,14 +54,13 @@ fn main() -> ExitCode {
 /// The columns of the table: for each its name and checks.
 fn columns(tools: &Path, short: bool) -> Result<Vec<(String, Vec<Check>)>, Failed> {
     const ALL: &[Way] = &[Way::Alone, Way::Linked, Way::Preloaded];
-    const NOT_LINKED: &[Way] = &[Way::Alone, Way::Preloaded];
     let (musl, aarch64) = (leak(musl(tools)), leak(aarch64(tools)));
     let mut on = vec![(Openssl::v3(musl)?, ALL)];
     if !short {
         on.push((Openssl::v4(musl)?, &[Way::Preloaded]));
     }
     let debians = Openssl::unpacked(aarch64, &tools.join("root"), "aarch64-linux-gnu")?;
-    on.push((debians, if short { NOT_LINKED } else { ALL }));
+    on.push((debians, if short { &[Way::Alone] } else { ALL }));
     let mut columns = Vec::new();
     for (openssl, ways) in on {
         let openssl = leak(openssl);
