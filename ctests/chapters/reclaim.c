@@ -8,10 +8,10 @@
 #include "process.h"
 #include "seccomp.h"
 #include "set_clock.h"
+#include <dlfcn.h>
 #include <malloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <time.h>
 
 /* All cases are OURS: libcrypto keeps the stacks of idle jobs as they are. */
@@ -97,8 +97,12 @@ static int given_back;
 
 int madvise(void *start, size_t length, int advice)
 {
+    static int (*next)(void *, size_t, int);
+
+    if (next == NULL)
+        next = (int (*)(void *, size_t, int))dlsym(RTLD_NEXT, "madvise");
     given_back += advice == MADV_DONTNEED;
-    return (int)syscall(SYS_madvise, start, length, advice);
+    return next(start, length, advice);
 }
 
 /* How many jobs of a thread finish between two checks of its idle jobs; rsasync.h tells it too. */

@@ -44,7 +44,7 @@ deleted from a saved program, to see which of them matter.
 
 The same seed makes up the same programs, as long as --bad-input and the libcrypto are the same.
 
-`make test` runs the fuzzer for 50 seconds, and for a fifth of that with --bad-input;
+`make test` runs the fuzzer for 30 seconds, and for a fifth of that with --bad-input;
 RSASYNC_FUZZ_SECONDS in the environment sets another number.
 
 Exit status (make reports it as `Error N`):

@@ -3,7 +3,8 @@
  * as a program sees it through the C library: mappings begin and end at such pages, and a page is in
  * memory if a part of it is. Who asks for something that such a system would refuse has taken its pages
  * for smaller ones: that ends the program. (A variable that is aligned to a smaller page begins at one
- * of these by chance, in one run of 16, and what the system does to it meets its neighbours.)
+ * of these by chance, in one run of 16, and what the system does to it meets its neighbours.) Calls
+ * that go around the C library are not seen.
  */
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -47,24 +48,31 @@ int getpagesize(void)
     return PAGE;
 }
 
+/* A hint is not taken: the system may do that. */
 static void *map(void *at, size_t length, int protection, int flags, int fd, off_t offset)
 {
-    uintptr_t start, place;
+    uintptr_t reserved, place;
     void *mapped;
 
-    check_is_page(at);
+    check_is_page((void *)(uintptr_t)offset);
     length = whole_pages(length);
-    if (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) || !(flags & MAP_ANONYMOUS))
+    if (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) {
+        check_is_page(at);
         return (void *)syscall(SYS_mmap, at, length, protection, flags, fd, offset);
-    mapped = (void *)syscall(SYS_mmap, NULL, length + PAGE, protection, flags, fd, offset);
+    }
+    mapped = (void *)syscall(SYS_mmap, NULL, length + PAGE, PROT_NONE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapped == MAP_FAILED)
         return mapped;
-    start = (uintptr_t)mapped;
-    place = whole_pages(start);
-    if (place > start)
-        syscall(SYS_munmap, start, place - start);
-    syscall(SYS_munmap, place + length, start + PAGE - place);
-    return (void *)place;
+    reserved = (uintptr_t)mapped;
+    place = whole_pages(reserved);
+    if (place > reserved)
+        syscall(SYS_munmap, reserved, place - reserved);
+    syscall(SYS_munmap, place + length, reserved + PAGE - place);
+    mapped = (void *)syscall(SYS_mmap, place, length, protection, flags | MAP_FIXED, fd, offset);
+    if (mapped == MAP_FAILED)
+        syscall(SYS_munmap, place, length);
+    return mapped;
 }
 
 void *mmap(void *at, size_t length, int protection, int flags, int fd, off_t offset)

@@ -44,7 +44,7 @@ fn replay(name: &str, run: fn() -> Result<(), Failed>) -> Trial {
 fn seconds() -> Result<u32, Failed> {
     match env::var("RSASYNC_FUZZ_SECONDS") {
         Ok(seconds) => Ok(seconds.parse()?),
-        Err(_) => Ok(50),
+        Err(_) => Ok(30),
     }
 }
 

@@ -25,6 +25,7 @@ mod valgrind;
 
 use std::process::exit;
 
+use harness::check::Check;
 use harness::openssl::SYSTEM;
 use harness::{chapters, programs};
 use libtest_mimic::Trial;
@@ -41,6 +42,8 @@ fn main() {
     checks.extend(programs::with_openssl(&SYSTEM));
     let of_chapters = chapters::programs(&SYSTEM, &chapters::ALL);
     checks.extend(chapters::checks(&of_chapters, &chapters::ALL));
+    let under_valgrind = |check: &mut Check| check.name.starts_with("valgrind::");
+    let of_valgrind: Vec<_> = checks.extract_if(.., under_valgrind).collect();
     trials.extend(checks.into_iter().map(Trial::from));
     trials.extend(faults::trials());
     trials.extend(cost::trials());
@@ -50,7 +53,9 @@ fn main() {
     trials.extend(gdb_jobs::trials());
     trials.extend(probes::trials());
     trials.extend(handlers::trials());
-    trials.extend(spread(servers::trials(), valgrind::trials()));
+    trials.extend(valgrind::trials());
+    let of_valgrind = of_valgrind.into_iter().map(Trial::from).collect();
+    trials.extend(spread(servers::trials(), of_valgrind));
     trials.extend(plain_switch::trials(&of_chapters));
     trials.extend(unwinding::trials(&of_chapters));
     trials.extend(endurance::trials());
