@@ -16,11 +16,6 @@
 
 enum { PAGE = 64 << 10, SMALLEST = 4 << 10 };
 
-static int is_page(const void *address)
-{
-    return (uintptr_t)address % PAGE == 0;
-}
-
 static size_t whole_pages(size_t bytes)
 {
     return (bytes + PAGE - 1) / PAGE * PAGE;
@@ -30,7 +25,7 @@ static void check_is_page(const void *address)
 {
     static const char message[] = "asked for a part of a page of 64 KiB\n";
 
-    if (is_page(address))
+    if ((uintptr_t)address % PAGE == 0)
         return;
     (void)!write(STDERR_FILENO, message, sizeof message - 1);
     abort();

@@ -25,7 +25,7 @@ mod valgrind;
 
 use std::process::exit;
 
-use harness::check::Check;
+use harness::chapters::Way;
 use harness::openssl::SYSTEM;
 use harness::{chapters, programs};
 use libtest_mimic::Trial;
@@ -41,9 +41,9 @@ fn main() {
     let mut checks = programs::without_openssl();
     checks.extend(programs::with_openssl(&SYSTEM));
     let of_chapters = chapters::programs(&SYSTEM, &chapters::ALL);
-    checks.extend(chapters::checks(&of_chapters, &chapters::ALL));
-    let under_valgrind = |check: &mut Check| check.name.starts_with("valgrind::");
-    let of_valgrind: Vec<_> = checks.extract_if(.., under_valgrind).collect();
+    let ways = chapters::ALL.into_iter();
+    let (on_valgrind, elsewhere): (Vec<_>, Vec<_>) = ways.partition(|way| *way == Way::Valgrind);
+    checks.extend(chapters::checks(&of_chapters, &elsewhere));
     trials.extend(checks.into_iter().map(Trial::from));
     trials.extend(faults::trials());
     trials.extend(cost::trials());
@@ -54,8 +54,8 @@ fn main() {
     trials.extend(probes::trials());
     trials.extend(handlers::trials());
     trials.extend(valgrind::trials());
-    let of_valgrind = of_valgrind.into_iter().map(Trial::from).collect();
-    trials.extend(spread(servers::trials(), of_valgrind));
+    let on_valgrind = chapters::checks(&of_chapters, &on_valgrind).into_iter();
+    trials.extend(spread(servers::trials(), on_valgrind.map(Trial::from)));
     trials.extend(plain_switch::trials(&of_chapters));
     trials.extend(unwinding::trials(&of_chapters));
     trials.extend(endurance::trials());
@@ -82,10 +82,9 @@ fn main() {
 
 /// Puts some of the others before each server's trials. A server waits much, for its master or its
 /// accelerator, and for the server before; the others run meanwhile.
-fn spread(of_servers: Vec<Trial>, others: Vec<Trial>) -> Vec<Trial> {
+fn spread(of_servers: Vec<Trial>, mut others: impl Iterator<Item = Trial>) -> Vec<Trial> {
     const BEFORE_EACH: usize = 25;
-    let (mut others, mut spread) = (others.into_iter(), Vec::new());
-    let mut last = String::new();
+    let (mut spread, mut last) = (Vec::new(), String::new());
     for trial in of_servers {
         let (server, _) = trial.name().rsplit_once("::").unwrap_or_default();
         if server != last {

@@ -147,9 +147,11 @@ fn jobs_tells_where(platform: &Platform) -> Result<(), Failed> {
     cc.args(observed::FLAGS).arg("-I");
     cc.arg(platform.headers()).arg(platform.library_path());
     output_of(cc.args(["-lrsasync", "-o"]).arg(&program))?;
-    let mut all_states = Command::new(&program);
-    all_states.arg("all_states");
-    let process = Observed::start(all_states.env("LD_LIBRARY_PATH", platform.library_directory()))?;
+    let process = Observed::start(
+        Command::new(&program)
+            .arg("all_states")
+            .env("LD_LIBRARY_PATH", platform.library_directory()),
+    )?;
     let mut jobs = command(STAGE.join("usr/bin/rsasync"), 60);
     let said = stdout_of(jobs.args(["jobs", &process.pid()]))?;
     let places = said.matches("pauses_here (observed)").count();

@@ -51,8 +51,8 @@ static STRIPES: Stripes =
 
 /// Has the kernel (Linux 4.14) give a forked child stripes that are free: zeros. Fork handlers of
 /// other libraries, which may run in the child before those of this one, find them so. Where the
-/// kernel refuses, or a page is larger and holds other variables, the stripes are reset by the
-/// handler.
+/// kernel refuses, the stripes are reset by the handler. So they are where a page is larger than the
+/// processor's ever are, as tests simulate it: other variables share it.
 pub fn on_load() {
     const MADV_WIPEONFORK: i32 = 18;
     if page_bytes() > align_of::<Stripes>() {
